@@ -1,0 +1,55 @@
+"""The epilogue that every kernel fuses: ``y = act(z)`` with ``z = A·B + bias + residual``.
+
+The residual is added before the activation. Kernels hold ``z`` in fp32 and round once, when ``y`` is stored.
+This file is the definition; ``kernels/triton_epilogue.py`` and ``csrc/cpu/epilogue.h`` implement it, and
+the contract test compares each with it.
+
+============  ==========================================================  =====================
+activation    act(z)                                                      backward needs
+============  ==========================================================  =====================
+none          z                                                           nothing
+relu          max(z, 0), NaN stays NaN                                    y
+gelu          z/2 · (1 + erf(z/√2))                                       z
+gelu_tanh     z/2 · (1 + tanh(√(2/π) · (z + 0.044715 z³)))                z
+silu          z / (1 + exp(-z))                                           z
+============  ==========================================================  =====================
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
+
+ACTIVATION_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+"""The numbers by which C++ and Triton kernels know the activations."""
+
+NEEDS_PREACT = frozenset({"gelu", "gelu_tanh", "silu"})
+"""Activations whose derivative needs z; relu's needs only y."""
+
+
+def activate(z: Tensor, activation: str) -> Tensor:
+    """act(z), elementwise, in z's dtype, by torch's own operators."""
+    if activation == "none":
+        return z
+    if activation == "relu":
+        return torch.relu(z)
+    if activation == "gelu":
+        return torch.nn.functional.gelu(z)
+    if activation == "gelu_tanh":
+        return torch.nn.functional.gelu(z, approximate="tanh")
+    return torch.nn.functional.silu(z)
+
+
+def activate_backward(grad: Tensor, saved: Tensor, activation: str) -> Tensor:
+    """grad · act'(z), where `saved` is y for relu and z for the others; itself differentiable."""
+    if activation == "none":
+        return grad
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, saved, 0)
+    if activation == "gelu":
+        return torch.ops.aten.gelu_backward(grad, saved)
+    if activation == "gelu_tanh":
+        return torch.ops.aten.gelu_backward(grad, saved, approximate="tanh")
+    return torch.ops.aten.silu_backward(grad, saved)

@@ -1,0 +1,1 @@
+"""Matrix products with a fused epilogue. See README.md beside this file."""

@@ -1,0 +1,1 @@
+"""tilewright: hand-written, autotuned kernels for PyTorch."""
