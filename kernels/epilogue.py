@@ -52,4 +52,8 @@ def activate_backward(grad: Tensor, saved: Tensor, activation: str) -> Tensor:
         return torch.ops.aten.gelu_backward(grad, saved)
     if activation == "gelu_tanh":
         return torch.ops.aten.gelu_backward(grad, saved, approximate="tanh")
+    if torch.is_grad_enabled():
+        # torch has no derivative of silu_backward, which a second backward would ask for.
+        sigmoid = torch.sigmoid(saved)
+        return grad * sigmoid * (1 + saved * (1 - sigmoid))
     return torch.ops.aten.silu_backward(grad, saved)

@@ -19,7 +19,7 @@ def matmul_float64(
     """(y, z) in float64: ``z = a·b + bias + residual`` and ``y = act(z)``, shapes as for `torch.matmul`."""
     z = torch.matmul(a.double(), b.double())
     if bias is not None:
-        z = z + bias.double()
+        z = z + (bias.reshape(()) if b.ndim == 1 else bias).double()
     if residual is not None:
         z = z + residual.double()
     return activate(z, activation), z

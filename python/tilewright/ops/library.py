@@ -1,0 +1,133 @@
+"""The ``torch.ops.tilewright`` namespace and what registering an operation takes."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+LIBRARY = torch.library.Library("tilewright", "DEF")
+"""Owns every schema; it must live as long as the process, or torch forgets the operations."""
+
+# Inductor may otherwise change the strides of what reaches an operation after its output was laid out.
+_STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
+TAGS = (torch.Tag.pt2_compliant_tag, _STRIDES)
+
+
+def transforms_active() -> bool:
+    """Whether functorch transforms or forward-mode AD are in force, which bypass registered gradients."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def any_requires_grad(*tensors: torch.Tensor | None) -> bool:
+    for tensor in tensors:  # a generator in any() takes three times as long, on every call
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
+
+
+def define(
+    schema: str,
+    *,
+    kernels: tuple[Callable[..., Any], Callable[..., Any]],
+    fake: Callable[..., Any],
+    decomposition: Callable[..., Any],
+    autocast: Callable[..., Any],
+    setup_context: Callable[..., None],
+    backward: Callable[..., Any],
+    flops: Callable[..., int],
+) -> Any:
+    """Registers one operation with everything that the design asks of it; returns its OpOverload.
+
+    `kernels` run on CPU and on CUDA tensors; other devices take the `decomposition` into ATen.
+    `autocast` gets the device type first, then the operation's arguments.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=TAGS)
+    overload = getattr(torch.ops.tilewright, name).default
+    for key, kernel in zip(("CPU", "CUDA"), kernels, strict=True):
+        LIBRARY.impl(name, kernel, key)
+
+    def elsewhere(*args: Any, **kwargs: Any) -> Any:
+        # Checked here: other layouts (sparse, say) of the devices that have kernels come this way too.
+        fake(*args, **kwargs)
+        return decomposition(*args, **kwargs)
+
+    LIBRARY.impl(name, elsewhere, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"tilewright::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd(
+        f"tilewright::{name}", backward, setup_context=setup_context, lib=LIBRARY
+    )
+    for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+        LIBRARY.impl(name, _autocast_kernel(autocast, device_type, key), key)
+    _flop_formulas[getattr(torch.ops.tilewright, name)] = flops
+    _decompositions[overload] = decomposition
+    return overload
+
+
+def _autocast_kernel(autocast: Callable[..., Any], device_type: str, key: str) -> Callable[..., Any]:
+    excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def cast_and_call(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(excluded):
+            return autocast(device_type, *args, **kwargs)
+
+    return cast_and_call
+
+
+_decompositions: dict[Any, Callable[..., Any]] = {}
+
+
+def decomposition_table() -> dict[Any, Callable[..., Any]]:
+    """Every tilewright operation's decomposition into ATen, as ``ExportedProgram.run_decompositions`` takes it."""
+    return dict(_decompositions)
+
+
+# FLOP formulas. torch.utils.flop_counter imports Triton, 0.2 s of it, so it is not imported here: the formulas
+# are handed over when somebody else imports it.
+_FLOP_COUNTER = "torch.utils.flop_counter"
+_flop_formulas: dict[Any, Callable[..., int]] = {}
+
+
+def _register_flop_formulas(flop_counter: ModuleType) -> None:
+    for packet, formula in _flop_formulas.items():
+        if packet not in flop_counter.flop_registry:
+            flop_counter.register_flop_formula(packet, get_raw=True)(formula)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Registers the formulas right after torch's FLOP counter was imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _FLOP_COUNTER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            _register_flop_formulas(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install_flop_formulas() -> None:
+    """Hands the FLOP formulas to torch now if its counter is loaded, else as soon as it is."""
+    if _FLOP_COUNTER in sys.modules:
+        _register_flop_formulas(sys.modules[_FLOP_COUNTER])
+    elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _AfterImport())
