@@ -1,0 +1,284 @@
+"""How long a config should take, from the device's rates and the problem's sizes alone.
+
+Pure functions: nothing is measured, imported or remembered. The model ranks candidates before they are timed,
+and decides alone where nothing was tuned; there, one of our kernels is taken only if it is predicted to be
+faster than the vendor's by `MARGIN`.
+
+Every model is a roofline with the losses that tile sizes cause: padding of ragged edges, the last wave of
+tiles that fills only part of the device, operands that are read again for every tile, and what splitting K
+adds. Constants are named and say where they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.matmul.problem import MatmulProblem
+
+MARGIN = 1.15
+"""How many times faster than the vendor's code ours must be predicted before it runs untuned."""
+
+UNTUNED_LAST_RESORT = "reference"
+"""The backend that is chosen only if no other runs the problem."""
+
+Model = Callable[[Any, Any, DeviceSpec], float]
+
+
+def expected_seconds(operation: str, backend: str, config: Any, problem: Any, device: DeviceSpec) -> float:
+    """The predicted time of one call: positive, finite, and the same for the same arguments."""
+    model = _MODELS.get((operation, backend, device.kind)) or _DEFAULTS.get(backend, _roofline)
+    seconds: float = max(model(config, problem, device), device.launch_seconds, 1e-9)
+    return seconds
+
+
+def _roofline(config: Any, problem: Any, device: DeviceSpec) -> float:
+    """Half of what the hardware could do: for backends that no model describes."""
+    compute: float = 2 * problem.flops() / device.peak_fp32
+    return max(compute, 2 * float(problem.bytes()) / device.bandwidth) + device.launch_seconds
+
+
+def _reference(config: Any, problem: Any, device: DeviceSpec) -> float:
+    """float64 through several passes over widened copies."""
+    return 50 * _roofline(config, problem, device) + 50e-6
+
+
+def _ceil(size: int, step: int) -> int:
+    return -(-size // step) if size > 0 else 0
+
+
+def _sizes(problem: MatmulProblem) -> tuple[int, int, int, int]:
+    return problem.m, problem.n, problem.k, problem.batch_count
+
+
+def _field(config: Any, name: str, default: int) -> int:
+    value = getattr(config, name, default)
+    return value if isinstance(value, int) and value > 0 else default
+
+
+# CPU
+
+_ISA_FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
+"""The most that one core does with a level's instructions; the device's peaks are those of its best level."""
+
+_BOOST = 1.3  # clocks above the announced one
+
+_CPU_GEMM_EFFICIENCY = 0.85
+_CPU_BANDWIDTH_SHARE = 0.85
+_CPU_CACHE_SPEEDUP = 3.0  # a shared last-level cache against main memory
+
+
+def _cpu_peak(problem: MatmulProblem, device: DeviceSpec, isa: str) -> float:
+    """FLOP/s of the threads that the problem may use, through one ISA level."""
+    level = device.units * device.clock_hz * _BOOST * _ISA_FLOPS_PER_CLOCK.get(isa, 8)
+    peak = min(device.peak_fp32, level)
+    if problem.dtype == torch.bfloat16 and isa == "avx512":
+        peak = device.peak_16bit
+    return peak * _threads(problem, device) / device.units
+
+
+def _threads(problem: MatmulProblem, device: DeviceSpec) -> int:
+    asked = problem.threads or device.units
+    return max(1, min(asked, device.units))
+
+
+def _cpu_bandwidth(problem: MatmulProblem, device: DeviceSpec) -> float:
+    """One core draws at most about 20 GB/s, all together what was measured."""
+    return min(device.bandwidth, _threads(problem, device) * max(20e9, device.bandwidth / device.units))
+
+
+def _cpu_matmul(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    m, n, k, batch = _sizes(problem)
+    itemsize = problem.dtype.itemsize
+    isa = getattr(config, "isa", device.arch)
+    threads = _threads(problem, device)
+    bandwidth = _cpu_bandwidth(problem, device)
+    memory = problem.bytes() / (bandwidth * _CPU_BANDWIDTH_SHARE)
+    launch = device.launch_seconds if threads > 1 else 1e-6
+    if "gemv" in str(getattr(config, "algorithm", "")):
+        # One vector of B is loaded for every multiply-add: load ports, not multiply-add units, set the pace.
+        compute = problem.flops() / (_cpu_peak(problem, device, isa) * 0.3)
+        return max(memory, compute) + launch
+    tile_m, tile_n = _field(config, "tile_m", 1), _field(config, "tile_n", 1)
+    block_m = _field(config, "block_m", tile_m)
+    block_n = _field(config, "block_n", tile_n)
+    block_k = _field(config, "block_k", max(k, 1))
+    padded = 2.0 * batch * _ceil(m, tile_m) * tile_m * _ceil(n, tile_n) * tile_n * k
+    tasks = batch * _ceil(m, block_m) * _ceil(n, block_n)
+    imbalance = _ceil(tasks, threads) * threads / tasks if tasks else 1.0
+    # A tile of r × c vectors does r·c multiply-adds for r broadcasts and c loads.
+    vectors = max(1.0, tile_n * 4 / {"avx512": 64, "avx2": 32}.get(isa, 16))
+    loads = (tile_m + vectors) / (2 * tile_m * vectors)
+    efficiency = _CPU_GEMM_EFFICIENCY / max(1.0, loads * 1.5)
+    # Accumulators are loaded and stored once for every block of K.
+    depth = min(block_k, max(k, 1))
+    efficiency *= depth / (depth + 16.0)
+    compute = padded * imbalance / (_cpu_peak(problem, device, isa) * efficiency)
+    # B is packed (read, written, read again); A is read again for every block of columns that passes.
+    cache = bandwidth * _CPU_CACHE_SPEEDUP
+    packing = batch * (2 * k * n + _ceil(n, block_n) * m * k) * itemsize / cache
+    return max(memory, compute) + packing + launch
+
+
+# Vendor libraries on CPUs. Shares of peak (many rows) and of bandwidth (few rows), measured with torch 2.13
+# on AMD Zen 4 and Zen 5: MKL's fp32 code path for AMD is slow, oneDNN's is not.
+_EAGER_SHARE_AMD_FP32 = 0.28
+_EAGER_SHARE = 0.75
+_ONEDNN_SHARE = 0.75
+_FEW_ROWS = 16
+_EAGER_BANDWIDTH_SHARE = 0.4
+_ONEDNN_BANDWIDTH_SHARE = 0.7
+_TORCH_OP_SECONDS = 2e-6
+
+
+def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    algorithm, layout = str(getattr(config, "algorithm", "")), getattr(config, "b_layout", "as_is")
+    m, n, k, batch = _sizes(problem)
+    bandwidth = _cpu_bandwidth(problem, device)
+    peak = device.peak_16bit if problem.dtype == torch.bfloat16 else device.peak_fp32
+    peak *= _threads(problem, device) / device.units
+    onednn = algorithm.startswith("onednn")
+    amd = any(word in device.name for word in ("AMD", "EPYC", "Ryzen"))
+    share = _ONEDNN_SHARE if onednn else _EAGER_SHARE
+    if problem.dtype == torch.float32 and amd and not onednn:
+        share = _EAGER_SHARE_AMD_FP32
+    if not problem.dtype.is_floating_point:
+        share = 0.02  # torch's integer products are plain loops
+    compute = problem.flops() / (peak * share * min(m, 64) / 64.0 if m < 64 else peak * share)
+    reading = _ONEDNN_BANDWIDTH_SHARE if onednn else _EAGER_BANDWIDTH_SHARE
+    memory = problem.bytes() / (bandwidth * (reading if m <= _FEW_ROWS else 0.8))
+    # With few rows the product waits for memory; the ramp of `compute` above must not count twice.
+    seconds = memory if m <= _FEW_ROWS else max(memory, compute)
+    if m <= _FEW_ROWS:
+        seconds = max(seconds, problem.flops() / (peak * share))
+    if onednn and algorithm != "onednn_prepacked" and m > _FEW_ROWS:
+        layout = "reorder"
+    if layout != "as_is":
+        seconds += 2 * batch * k * n * problem.dtype.itemsize / (bandwidth * 0.5)
+    elementwise = _elementwise_passes(algorithm, problem)
+    seconds += elementwise * 2 * batch * m * n * problem.out_dtype.itemsize / (bandwidth * _CPU_CACHE_SPEEDUP)
+    return seconds + (1 + elementwise) * _TORCH_OP_SECONDS + device.launch_seconds
+
+
+def _elementwise_passes(algorithm: str, problem: MatmulProblem) -> int:
+    """How many operators follow the product because it does not fuse them."""
+    bias = problem.bias_dtype is not None
+    residual = problem.residual_dtype is not None
+    active = problem.activation != "none"
+    if algorithm == "addmm_activation" or algorithm.startswith("onednn"):
+        bias, active = False, active and (residual or problem.keep_preact)
+    elif algorithm in ("linear", "addmm"):
+        residual = residual and (bias or algorithm == "linear")
+        bias = False
+    return bias + residual + active + (problem.out_dtype != problem.dtype) + problem.keep_preact
+
+
+# CUDA devices
+
+_L2_BYTES_PER_CLOCK = 64  # per multiprocessor; DeepGEMM's heuristic for sm_90
+_L2_BYTES_PER_CLOCK_AT_MOST = 6154
+_MEMORY_LATENCY = 0.8e-6
+_TILE_LATENCY = 1.5e-6  # first loads of a tile before its first product, and its epilogue
+_GPU_BANDWIDTH_SHARE = 0.9
+_FULL_TILE = {"tensor": 128 * 256, "fp32": 128 * 128}
+"""The tile that reaches the best efficiency; smaller ones load more operands per product."""
+
+
+def _gpu_peak(problem: MatmulProblem, device: DeviceSpec) -> float:
+    return device.peak(problem.dtype, problem.precision)
+
+
+def _triton_matmul(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    m, n, k, batch = _sizes(problem)
+    itemsize = problem.dtype.itemsize
+    block_m, block_n = _field(config, "block_m", 64), _field(config, "block_n", 64)
+    block_k, split_k = _field(config, "block_k", 32), _field(config, "split_k", 1)
+    warps, stages, group_m = (
+        _field(config, "num_warps", 4),
+        _field(config, "num_stages", 2),
+        _field(config, "group_m", 1),
+    )
+    if min(m, n, batch) == 0:
+        return device.launch_seconds
+    rows, columns = _ceil(m, block_m), _ceil(n, block_n)
+    tiles = batch * rows * columns * split_k
+    depth = _ceil(_ceil(k, split_k), block_k) * block_k
+
+    # Occupancy: blocks that share a multiprocessor, limited by shared memory, registers and threads.
+    stage = (block_m + block_n) * block_k * itemsize
+    shared = max(1, stages * stage)
+    registers = block_m * block_n + warps * 32 * 40
+    resident = min(
+        max(1, (device.shared_bytes or shared) // shared),
+        max(1, (device.registers or 65536) // registers),
+        max(1, 64 // warps),
+    )
+    slots = device.units * resident
+    waves = _ceil(tiles, slots)
+
+    # Compute: every block of a wave has its share of a multiprocessor.
+    tensor = problem.dtype != torch.float32 or problem.precision == "tf32"
+    full = _FULL_TILE["tensor" if tensor else "fp32"]
+    efficiency = 0.8 * min(1.0, (block_m * block_n / full) ** 0.2)
+    efficiency *= min(1.0, warps * 32 * 160 / (block_m * block_n))  # more accumulators than registers hold
+    if stages < 2:
+        efficiency *= 0.6  # loads and products take turns
+    if tensor and block_m < 64 and device.capability >= 90:
+        efficiency *= 0.6  # below 64 rows Triton falls back from wgmma to mma.sync
+    sharing = min(resident, _ceil(tiles, device.units))
+    per_block = _gpu_peak(problem, device) * efficiency / (device.units * sharing)
+    compute = waves * 2.0 * block_m * block_n * depth / per_block
+
+    # Through L2 every tile loads its operands; from memory each wave loads the panels that its tiles share.
+    l2_rate = min(_L2_BYTES_PER_CLOCK * device.units, _L2_BYTES_PER_CLOCK_AT_MOST) * device.clock_hz
+    cached = tiles * (block_m + block_n) * depth * itemsize / l2_rate
+    group = min(group_m, rows)
+    wave_tiles = min(tiles, slots)
+    panels = (group * block_m + max(1.0, wave_tiles / group) * block_n) * depth * itemsize
+    fits = batch * (m + n) * k * itemsize <= device.l2_bytes
+    traffic = problem.bytes() if fits else max(problem.bytes(), waves * panels)
+    # Little's law: bytes in flight per latency bound the bandwidth that few blocks can draw.
+    in_flight = wave_tiles * max(1, stages - 1) * stage
+    bandwidth = min(device.bandwidth * _GPU_BANDWIDTH_SHARE, in_flight / _MEMORY_LATENCY)
+    memory = traffic / bandwidth
+
+    seconds = max(compute, cached, memory) + _TILE_LATENCY + device.launch_seconds
+    if split_k > 1:
+        partial = split_k * batch * m * n * 4
+        seconds += 2 * partial / (device.bandwidth * _GPU_BANDWIDTH_SHARE) + device.launch_seconds
+    return seconds
+
+
+def _gpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    """cuBLAS as the best of a few tile shapes: about 0.82 of peak where the tiles fill the device."""
+    algorithm, layout = str(getattr(config, "algorithm", "")), getattr(config, "b_layout", "as_is")
+    m, n, k, batch = _sizes(problem)
+    itemsize, bandwidth = problem.dtype.itemsize, device.bandwidth * _GPU_BANDWIDTH_SHARE
+    peak = _gpu_peak(problem, device)
+    best = math.inf
+    for block_m, block_n, share in ((128, 256, 0.84), (128, 128, 0.78), (64, 128, 0.68), (64, 64, 0.55)):
+        tiles = batch * _ceil(m, block_m) * _ceil(n, block_n)
+        # cuBLAS splits K where tiles are few and K is long.
+        split = max(1, min(device.units // tiles if tiles else 1, k // 512))
+        waves = _ceil(tiles * split, device.units)
+        flops = 2.0 * block_m * block_n * _ceil(k, split)
+        best = min(best, waves * flops / (peak * share / device.units))
+    seconds = max(best, problem.bytes() / bandwidth) + _TILE_LATENCY + device.launch_seconds
+    if layout != "as_is":
+        seconds += 2 * batch * k * n * itemsize / bandwidth + device.launch_seconds
+    elementwise = _elementwise_passes(algorithm, problem)
+    traffic = 2 * batch * m * n * problem.out_dtype.itemsize / bandwidth
+    return seconds + elementwise * (traffic + device.launch_seconds)
+
+
+_MODELS: dict[tuple[str, str, str], Model] = {
+    ("matmul", "cpu", "cpu"): _cpu_matmul,
+    ("matmul", "aten", "cpu"): _cpu_vendor,
+    ("matmul", "triton", "cuda"): _triton_matmul,
+    ("matmul", "aten", "cuda"): _gpu_vendor,
+}
+_DEFAULTS: dict[str, Model] = {UNTUNED_LAST_RESORT: _reference}

@@ -1,0 +1,63 @@
+"""What a measurement depends on besides the device and the problem: the state of the software."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import tilewright.kernels as kernels
+from tilewright.kernels.interface import DeviceSpec
+
+JUDGED = ("tilewright", "source", "torch", "triton", "driver")
+"""A row that differs from the present in one of these is stale: used only if nothing fresher is known."""
+
+
+def provenance(operation: str, device: DeviceSpec) -> dict[str, str]:
+    """The present state, as short strings."""
+    return {
+        "tilewright": version("tilewright"),
+        "source": source_hash(operation),
+        "torch": str(torch.__version__),
+        # Triton makes no kernel for CPUs: installing it must not turn a CPU's rows stale.
+        "triton": version("triton") if device.kind == "cuda" else "",
+        "driver": device.driver,
+        "rates": "measured" if device.measured else "estimated",
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def changes(recorded: Mapping[str, str], present: Mapping[str, str]) -> tuple[str, ...]:
+    """The judged entries that differ."""
+    return tuple(name for name in JUDGED if recorded.get(name) != present[name])
+
+
+@cache
+def version(package: str) -> str:
+    """The installed version without importing the package; empty if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def source_hash(operation: str) -> str:
+    """A hash of the operation's kernel folder and of what all kernels share beside it.
+
+    An installed wheel carries no C++ sources; there the package's version stands for them.
+    """
+    root = Path(kernels.__file__).parent
+    files = [path for path in (root / operation).rglob("*") if path.is_file()] + list(root.glob("*.py"))
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        if "__pycache__" in path.parts or path.suffix in (".md", ".so"):
+            continue
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
