@@ -246,7 +246,7 @@ def _triton_matmul(config: Any, problem: MatmulProblem, device: DeviceSpec) -> f
     bandwidth = min(device.bandwidth * _GPU_BANDWIDTH_SHARE, in_flight / _MEMORY_LATENCY)
     memory = traffic / bandwidth
 
-    seconds = max(compute, cached, memory) + _TILE_LATENCY + device.launch_seconds
+    seconds: float = max(compute, cached, memory) + _TILE_LATENCY + device.launch_seconds
     if split_k > 1:
         partial = split_k * batch * m * n * 4
         seconds += 2 * partial / (device.bandwidth * _GPU_BANDWIDTH_SHARE) + device.launch_seconds
