@@ -63,14 +63,50 @@ def define(
 
     LIBRARY.impl(name, elsewhere, "CompositeExplicitAutograd")
     torch.library.register_fake(f"tilewright::{name}", fake, lib=LIBRARY)
-    torch.library.register_autograd(
-        f"tilewright::{name}", backward, setup_context=setup_context, lib=LIBRARY
-    )
+    LIBRARY.impl(name, _autograd_kernel(overload, setup_context, backward), "Autograd", with_keyset=True)
     for device_type, key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
         LIBRARY.impl(name, _autocast_kernel(autocast, device_type, key), key)
     _flop_formulas[getattr(torch.ops.tilewright, name)] = flops
     _decompositions[overload] = decomposition
     return overload
+
+
+def _autograd_kernel(
+    overload: Any, setup_context: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """What ``torch.library.register_autograd`` would make, with the schema's defaults worked out beforehand.
+
+    torch's own fills them in on every call with gradients, which takes 6 of its 22 µs. `setup_context` is
+    called as there (``ctx, inputs, keyword_only_inputs, output``), always with every argument.
+    """
+    arguments = overload._schema.arguments
+    defaults = [argument.default_value for argument in arguments if not argument.kwarg_only]
+    keyword_defaults = {argument.name: argument.default_value for argument in arguments if argument.kwarg_only}
+    below = torch._C._AutoDispatchBelowAutograd
+    after_autograd = torch._C._after_autograd_keyset
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, given: Any, keywords: Any, *inputs: Any) -> Any:
+            with below():
+                output = overload.redispatch(keyset & after_autograd, *given, **keywords)
+            # The dispatcher drops arguments that equal their defaults; setup_context sees all of them.
+            setup_context(ctx, inputs, {**keyword_defaults, **keywords}, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return None, None, None, *backward(ctx, *grads)
+
+    Function.__name__ = f"Tilewright{overload._schema.name.partition('::')[2].title().replace('_', '')}"
+
+    def autograd(keyset: Any, *args: Any, **keywords: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return Function.apply(keyset, args, keywords, *args, *defaults[len(args) :])
+        with below():
+            return overload.redispatch(keyset & after_autograd, *args, **keywords)
+
+    return autograd
 
 
 def _autocast_kernel(autocast: Callable[..., Any], device_type: str, key: str) -> Callable[..., Any]:

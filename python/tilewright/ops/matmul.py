@@ -324,7 +324,7 @@ def _save(
     ctx: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], y: Tensor | None, z: Tensor | None
 ) -> None:
     a, b, bias, residual = inputs
-    needs_a, needs_b = ctx.needs_input_grad[:2]
+    needs_a, needs_b = ctx.needs_input_grad[-4:-2]
     activation = keywords["activation"]
     # Without a kept pre-activation (a direct call of the operation) backward computes it again.
     recompute = activation in NEEDS_PREACT and z is None
@@ -370,9 +370,7 @@ def _backward_with_preact(
         grad = grad_z if grad is None else grad + grad_z
     if grad is None:
         return None, None, None, None
-    # The dispatcher drops trailing arguments that equal their defaults (an absent bias, say).
-    needs = (*ctx.needs_input_grad, False, False)
-    needs_a, needs_b, needs_bias, needs_residual = needs[:4]
+    needs_a, needs_b, needs_bias, needs_residual = ctx.needs_input_grad[-4:]
     grad_a = _grad_a(grad, b, *ctx.a_meta) if needs_a else None
     grad_b = _grad_b(grad, a, *ctx.b_meta) if needs_b else None
     grad_bias = None
@@ -470,7 +468,7 @@ def _call(
             y: Tensor = _OP_WITH_PREACT(a, b, bias, residual, activation=activation, out_dtype=out_dtype)[0]
             return y
         return _call_op(a, b, bias, residual, activation, out_dtype)
-    if torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return _call_op(a, b, bias, residual, activation, out_dtype)
     # No gradient is wanted: past the autograd key, which alone costs 3 µs.
     with torch._C._AutoDispatchBelowAutograd():
