@@ -1,1 +1,27 @@
-"""tilewright: hand-written, autotuned kernels for PyTorch."""
+"""tilewright: hand-written, autotuned kernels for PyTorch.
+
+>>> y = tilewright.linear(x, weight, bias, activation="relu")     # in place of relu(F.linear(...))
+>>> print(tilewright.explain(tilewright.linear, x, weight, bias, activation="relu"))
+>>> tilewright.tune(model, example)                               # measure once, on this machine
+"""
+
+from tilewright import errors
+from tilewright.errors import Error
+from tilewright.explain import explain
+from tilewright.ops import decomposition_table, linear, matmul
+from tilewright.settings import options
+from tilewright.tuning import tune, tuning
+from tilewright.version import __version__
+
+__all__ = [
+    "Error",
+    "__version__",
+    "decomposition_table",
+    "errors",
+    "explain",
+    "linear",
+    "matmul",
+    "options",
+    "tune",
+    "tuning",
+]

@@ -82,6 +82,22 @@ _current: ContextVar[Options] = ContextVar("tilewright_options", default=_from_e
 current = _current.get
 """The Options in force here."""
 
+
+class applied:
+    """Puts an Options object that was current elsewhere in force; a class, as that costs half a generator."""
+
+    __slots__ = ("_options", "_token")
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._options)
+
+    def __exit__(self, *exc: object) -> None:
+        _current.reset(self._token)
+
+
 _UNSET: Any = object()
 
 

@@ -1,0 +1,21 @@
+"""The operations as torch sees them; a file each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tilewright.ops import library
+from tilewright.ops.matmul import linear, linear_problem, make_problem, matmul
+
+PROBLEMS: dict[str, Callable[..., tuple[str, Any]]] = {
+    "matmul": lambda *args, **kwargs: ("matmul", make_problem(*args, **kwargs)),
+    "linear": lambda *args, **kwargs: ("matmul", linear_problem(*args, **kwargs)),
+}
+"""Public function -> (kernel folder, problem) of a call with the same arguments."""
+
+library.install_flop_formulas()
+
+decomposition_table = library.decomposition_table
+
+__all__ = ["PROBLEMS", "decomposition_table", "linear", "matmul"]

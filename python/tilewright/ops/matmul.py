@@ -340,6 +340,8 @@ def _save(
     ctx.a_meta, ctx.b_meta = (a.shape, a.dtype), (b.shape, b.dtype)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_meta = None if residual is None else (residual.shape, residual.dtype)
+    # Backward may run in a thread of autograd's own, which sees none of this thread's context variables.
+    ctx.options = settings.current()
     ctx.set_materialize_grads(False)
 
 
@@ -360,6 +362,11 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
 def _backward_with_preact(
     ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None
 ) -> tuple[Tensor | None, ...]:
+    with settings.applied(ctx.options):
+        return _gradients(ctx, grad_y, grad_z)
+
+
+def _gradients(ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None) -> tuple[Tensor | None, ...]:
     a, b, saved, bias, residual = ctx.saved_tensors
     grad = None
     if grad_y is not None:
@@ -608,3 +615,16 @@ def _linear_refusal(
     except Error as refusal:
         return refusal
     return None
+
+
+def linear_problem(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> MatmulProblem:
+    """The problem that `linear` of the same arguments poses."""
+    check("linear", x, weight.t(), bias, residual, activation, None, names=("x", "weight"))
+    return make_problem(x, weight.t(), bias, residual, activation=activation)
