@@ -1,0 +1,166 @@
+// tilewright._C: the compiled kernels for Python. Knows no torch: pointers come as integers, and whoever calls
+// keeps the memory alive and of the extent that the strides say.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/features.h"
+#include "cpu/threads.h"
+#include "instances.h"
+#include "plan.h"
+
+namespace py = pybind11;
+
+namespace tilewright {
+
+namespace {
+
+py::dict build_info() {
+  py::list levels;
+  for (const IsaKernels* level : kIsaLevels) levels.append(level->isa);
+  py::dict info;
+  info["compiler"] = TILEWRIGHT_COMPILER;
+  info["build_type"] = TILEWRIGHT_BUILD_TYPE;
+  info["sanitize"] = static_cast<bool>(TILEWRIGHT_SANITIZE);
+  info["openmp"] = built_with_openmp();
+  info["cuda"] = false;
+  info["isa_levels"] = levels;
+  return info;
+}
+
+py::dict cpu_info() {
+  py::list levels;
+  for (const IsaKernels* level : kIsaLevels) {
+    if (machine_supports(level->isa)) levels.append(level->isa);
+  }
+  py::dict info;
+  info["model"] = cpu_model();
+  info["isa_levels"] = levels;
+  info["features"] = cpu_features();
+  return info;
+}
+
+py::list instances() {
+  py::list found;
+  for (const IsaKernels* level : kIsaLevels) {
+    for (const MatmulKernel* list : {level->gemm, level->gemv}) {
+      for (const MatmulKernel* kernel = list; kernel->algorithm != nullptr; ++kernel) {
+        py::dict row;
+        row["operation"] = "matmul";
+        row["backend"] = "cpu";
+        row["isa"] = level->isa;
+        row["algorithm"] = kernel->algorithm;
+        row["tile_m"] = kernel->tile_m;
+        row["tile_n"] = kernel->tile_n;
+        row["dtypes"] = py::make_tuple("f32", "bf16", "f16");
+        found.append(row);
+      }
+    }
+  }
+  return found;
+}
+
+const IsaKernels& level_here(const std::string& isa) {
+  for (const IsaKernels* level : kIsaLevels) {
+    if (isa == level->isa && machine_supports(isa)) return *level;
+  }
+  throw std::invalid_argument("isa '" + isa + "' is not built or not supported by this processor");
+}
+
+void check_probe(int threads, double seconds) {
+  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
+  if (!(seconds >= 0 && seconds <= 60)) throw std::invalid_argument("seconds must be 0 to 60");
+}
+
+double peak_flops_py(const std::string& isa, const std::string& dtype, int threads, double seconds) {
+  check_probe(threads, seconds);
+  if (dtype != "f32" && dtype != "bf16" && dtype != "f16") {
+    throw std::invalid_argument("dtype_name is '" + dtype + "'; expected f32, bf16 or f16");
+  }
+  const IsaKernels& level = level_here(isa);
+  bool bf16_units = false;
+  if (dtype == "bf16" && level.probe->multiply_bf16 != nullptr) {
+    for (const std::string& feature : cpu_features()) bf16_units = bf16_units || feature == "avx512bf16";
+  }
+  const py::gil_scoped_release release;
+  return peak_flops(level, bf16_units, threads, seconds);
+}
+
+double read_bandwidth_py(int threads, size_t bytes, double seconds) {
+  check_probe(threads, seconds);
+  if (bytes < 4096 || bytes > size_t{1} << 36) throw std::invalid_argument("bytes must be 4096 to 2^36");
+  const IsaKernels* best = kIsaLevels[0];
+  for (const IsaKernels* level : kIsaLevels) {
+    if (machine_supports(level->isa)) best = level;
+  }
+  const py::gil_scoped_release release;
+  return read_bandwidth(*best, threads, bytes, seconds);
+}
+
+int team_size(int threads) {
+  check_probe(threads, 0);
+  const py::gil_scoped_release release;
+  int size = 0;
+  parallel(
+      threads,
+      [](void* context, int thread, int team) {
+        if (thread == 0) *static_cast<int*>(context) = team;
+      },
+      &size);
+  return size;
+}
+
+void run_plan(const MatmulPlan& plan, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t preact, uintptr_t bias,
+              uintptr_t residual) {
+  const MatmulPointers pointers = {
+      reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b), reinterpret_cast<void*>(c),
+      reinterpret_cast<void*>(preact), reinterpret_cast<const void*>(bias),
+      reinterpret_cast<const void*>(residual)};
+  const py::gil_scoped_release release;
+  plan.run(pointers);
+}
+
+}  // namespace
+
+}  // namespace tilewright
+
+PYBIND11_MODULE(_C, module) {
+  using namespace tilewright;
+  using namespace pybind11::literals;
+  module.doc() = "tilewright's compiled kernels. Takes addresses and strides; tilewright's Python checks them.";
+  module.attr("__version__") = TILEWRIGHT_VERSION;
+  module.def("build_info", build_info, "How this module was built.");
+  module.def("cpu_info", cpu_info, "The processor's name, its vector features, and the ISA levels usable here.");
+  module.def("instances", instances, "Every compiled kernel, as a list of dicts.");
+  module.def("peak_flops", peak_flops_py, "isa"_a, "dtype_name"_a, "threads"_a, "seconds"_a,
+             "Best FLOP/s of multiply-adds in registers. bf16 uses the processor's bf16 dot products where the "
+             "level is avx512 and it has them; f16 (and bf16 elsewhere) is computed, and measured, in fp32.");
+  module.def("read_bandwidth", read_bandwidth_py, "threads"_a, "bytes"_a, "seconds"_a,
+             "Best bytes per second of threads reading a buffer of this many bytes.");
+  module.def("team_size", team_size, "threads"_a, "Size of the team that a launch with `threads` threads gets.");
+
+  py::class_<MatmulPlan>(module, "MatmulPlan",
+                         "y = act(A·B + bias + residual) with its geometry, tiles and ISA level checked once. "
+                         "Field names as in tilewright.kernels.matmul.problem.MatmulProblem.")
+      .def(py::init([](std::string isa, std::string algorithm, int64_t m, int64_t n, int64_t k,
+                       std::vector<int64_t> batch, std::vector<int64_t> a_strides,
+                       std::vector<int64_t> b_strides, int64_t bias_stride,
+                       std::optional<std::vector<int64_t>> residual_strides, std::string dtype,
+                       std::string out_dtype, std::optional<std::string> bias_dtype,
+                       std::optional<std::string> residual_dtype, std::string activation, bool keep_preact,
+                       int64_t block_m, int64_t block_n, int64_t block_k, int tile_m, int tile_n, int threads) {
+             return MatmulPlan({isa,       algorithm, m,          n,
+                                k,         batch,     a_strides,  b_strides,
+                                bias_stride, residual_strides, dtype, out_dtype,
+                                bias_dtype, residual_dtype, activation, keep_preact,
+                                block_m,   block_n,   block_k,    tile_m,
+                                tile_n,    threads});
+           }),
+           py::kw_only(), "isa"_a, "algorithm"_a, "m"_a, "n"_a, "k"_a, "batch"_a, "a_strides"_a, "b_strides"_a,
+           "bias_stride"_a, "residual_strides"_a, "dtype"_a, "out_dtype"_a, "bias_dtype"_a, "residual_dtype"_a,
+           "activation"_a, "keep_preact"_a, "block_m"_a, "block_n"_a, "block_k"_a, "tile_m"_a, "tile_n"_a,
+           "threads"_a)
+      .def("run", run_plan, "a_ptr"_a, "b_ptr"_a, "c_ptr"_a, "preact_ptr"_a, "bias_ptr"_a, "residual_ptr"_a,
+           "Computes into c (and preact). Addresses are integers, 0 where there is no such operand. Releases the "
+           "GIL.")
+      .def_property_readonly("workspace_bytes", &MatmulPlan::workspace_bytes);
+}

@@ -1,0 +1,135 @@
+// y = act(z + bias + residual) on a tile of fp32, then the one rounding. See kernels/epilogue.py.
+//
+// Each step is a pass over the tile, which lies in L1: no step multiplies the number of kernels to compile.
+#pragma once
+
+#include "cpu/activation.h"
+#include "cpu/simd.h"
+
+namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
+
+TW_INLINE int64_t size_of(Dtype dtype) {
+  return dtype == Dtype::f32 ? 4 : 2;
+}
+
+TW_INLINE const void* advance(const void* p, int64_t elements, Dtype dtype) {
+  return static_cast<const char*>(p) + elements * size_of(dtype);
+}
+
+TW_INLINE void* advance(void* p, int64_t elements, Dtype dtype) {
+  return static_cast<char*>(p) + elements * size_of(dtype);
+}
+
+// The epilogue of the tile that begins `row` and `col` further on.
+TW_INLINE Epilogue advance(const Epilogue& e, int64_t row, int64_t col) {
+  Epilogue moved = e;
+  if (e.bias != nullptr) moved.bias = advance(e.bias, col * e.bias_stride, e.bias_dtype);
+  if (e.residual != nullptr) {
+    moved.residual = advance(e.residual, row * e.residual_row + col * e.residual_col, e.residual_dtype);
+  }
+  moved.out = advance(e.out, row * e.out_row + col, e.out_dtype);
+  if (e.preact != nullptr) moved.preact = advance(e.preact, row * e.out_row + col, e.out_dtype);
+  return moved;
+}
+
+template <class T>
+TW_INLINE vf load_any(const T* p, int64_t stride, int64_t count) {
+  const int used = count < kLanes ? static_cast<int>(count) : kLanes;
+  if (stride == 0) return load_part(p, 1)[0] - vf{};
+  return stride == 1 ? load_upto(p, used) : load_strided(p, stride, used);
+}
+
+// z[row][col] += source[row·row_stride + col·col_stride]
+template <class T>
+void add(float* z, int64_t ldz, int rows, int64_t cols, const T* source, int64_t row_stride,
+         int64_t col_stride) {
+  for (int64_t col = 0; col < cols; col += kLanes) {
+    vf value = zero();
+    if (row_stride == 0) value = load_any(source + col * col_stride, col_stride, cols - col);
+    for (int row = 0; row < rows; ++row) {
+      float* at = z + row * ldz + col;
+      if (row_stride != 0) {
+        value = load_any(source + row * row_stride + col * col_stride, col_stride, cols - col);
+      }
+      store(at, load(at) + value);
+    }
+  }
+}
+
+inline void add(float* z, int64_t ldz, int rows, int64_t cols, const void* source, Dtype dtype,
+                int64_t row_stride, int64_t col_stride) {
+  switch (dtype) {
+    case Dtype::f32:
+      return add(z, ldz, rows, cols, static_cast<const float*>(source), row_stride, col_stride);
+    case Dtype::bf16:
+      return add(z, ldz, rows, cols, static_cast<const bf16*>(source), row_stride, col_stride);
+    case Dtype::f16:
+      return add(z, ldz, rows, cols, static_cast<const f16*>(source), row_stride, col_stride);
+  }
+}
+
+template <Activation kActivation>
+void activate(float* z, int64_t ldz, int rows, int64_t cols) {
+  for (int row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < cols; col += kLanes) {
+      float* at = z + row * ldz + col;
+      const vf v = load(at);
+      if constexpr (kActivation == Activation::relu) store(at, relu(v));
+      if constexpr (kActivation == Activation::gelu) store(at, gelu(v));
+      if constexpr (kActivation == Activation::gelu_tanh) store(at, gelu_tanh(v));
+      if constexpr (kActivation == Activation::silu) store(at, silu(v));
+    }
+  }
+}
+
+template <class T>
+void write(const float* z, int64_t ldz, int rows, int64_t cols, T* out, int64_t out_row) {
+  for (int row = 0; row < rows; ++row) {
+    const float* from = z + row * ldz;
+    T* to = out + row * out_row;
+    int64_t col = 0;
+    for (; col + kLanes <= cols; col += kLanes) store(to + col, load(from + col));
+    if (col < cols) store_part(to + col, load(from + col), static_cast<int>(cols - col));
+  }
+}
+
+inline void write(const float* z, int64_t ldz, int rows, int64_t cols, void* out, Dtype dtype,
+                  int64_t out_row) {
+  switch (dtype) {
+    case Dtype::f32:
+      return write(z, ldz, rows, cols, static_cast<float*>(out), out_row);
+    case Dtype::bf16:
+      return write(z, ldz, rows, cols, static_cast<bf16*>(out), out_row);
+    case Dtype::f16:
+      return write(z, ldz, rows, cols, static_cast<f16*>(out), out_row);
+  }
+}
+
+// Finishes the tile z, which is overwritten. Whole vectors of z are read and written: ldz is a multiple of
+// kLanes and at least cols rounded up to it. Lanes beyond cols may hold anything.
+inline void finish_tile(float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  if (e.bias != nullptr) add(z, ldz, rows, cols, e.bias, e.bias_dtype, 0, e.bias_stride);
+  if (e.residual != nullptr) {
+    add(z, ldz, rows, cols, e.residual, e.residual_dtype, e.residual_row, e.residual_col);
+  }
+  if (e.preact != nullptr) write(z, ldz, rows, cols, e.preact, e.out_dtype, e.out_row);
+  switch (e.activation) {
+    case Activation::none:
+      break;
+    case Activation::relu:
+      activate<Activation::relu>(z, ldz, rows, cols);
+      break;
+    case Activation::gelu:
+      activate<Activation::gelu>(z, ldz, rows, cols);
+      break;
+    case Activation::gelu_tanh:
+      activate<Activation::gelu_tanh>(z, ldz, rows, cols);
+      break;
+    case Activation::silu:
+      activate<Activation::silu>(z, ldz, rows, cols);
+      break;
+  }
+  write(z, ldz, rows, cols, e.out, e.out_dtype, e.out_row);
+}
+
+}  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

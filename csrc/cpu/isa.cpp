@@ -1,0 +1,16 @@
+// Gathers the kernels of one ISA level.
+#include "cpu/simd.h"
+#include "instances.h"
+
+#define TW_QUOTE(name) #name
+#define TW_TEXT(name) TW_QUOTE(name)
+
+namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
+
+extern const MatmulKernel kGemm[];
+extern const MatmulKernel kGemv[];
+extern const Probe kProbe;
+
+constinit const IsaKernels kKernels = {TW_TEXT(TILEWRIGHT_ISA_NAMESPACE), kLanes, kGemm, kGemv, &kProbe};
+
+}  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

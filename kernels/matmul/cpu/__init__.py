@@ -1,0 +1,118 @@
+"""C++ SIMD kernels for CPUs, one build for each ISA level. The walk is drawn in ../README.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from tilewright.errors import DeviceError
+from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
+from tilewright.kernels.matmul.cpu.blocking import configs
+from tilewright.kernels.matmul.cpu.config import CpuConfig, core, launch_threads, rejection
+from tilewright.kernels.matmul.problem import DTYPE_NAMES, MatmulProblem
+
+__all__ = ["BACKEND", "CpuConfig"]
+
+
+class CpuMatmul:
+    name = "cpu"
+    operation = "matmul"
+    config_type = CpuConfig
+
+    def absent(self, kind: DeviceKind) -> Absence | None:
+        if kind != "cpu":
+            return Absence("the cpu kernels run on CPUs only", "use the triton backend on GPUs")
+        if core() is None:
+            return Absence(
+                "the compiled module tilewright._C was not built",
+                "run `pip install .` in the source tree; it needs g++ 12 or newer",
+            )
+        return None
+
+    def configs(self, problem: MatmulProblem, device: DeviceSpec) -> Iterable[CpuConfig]:
+        return [config for config in configs(problem, device) if not rejection(config, problem, device)]
+
+    def rejects(self, config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) -> str | None:
+        return rejection(config, problem, device)
+
+    def bind(self, config: CpuConfig, problem: MatmulProblem) -> Launch:
+        """A callable ``launch(a, b, bias, residual)`` that returns y, or (y, pre-activation).
+
+        Everything about the geometry is checked here, once; a launch allocates its outputs and passes addresses.
+
+        Raises:
+            DeviceError: the compiled module is missing, or does not take the config.
+        """
+        module = core()
+        if module is None:
+            raise DeviceError(f"matmul: {self.absent('cpu')}")
+        try:
+            plan = module.MatmulPlan(
+                isa=config.isa,
+                algorithm=config.algorithm,
+                m=problem.m,
+                n=problem.n,
+                k=problem.k,
+                batch=list(problem.batch),
+                a_strides=list(problem.a_strides),
+                b_strides=list(problem.b_strides),
+                bias_stride=problem.bias_stride,
+                residual_strides=None if problem.residual_strides is None else list(problem.residual_strides),
+                dtype=DTYPE_NAMES[problem.dtype],
+                out_dtype=DTYPE_NAMES[problem.out_dtype],
+                bias_dtype=None if problem.bias_dtype is None else DTYPE_NAMES[problem.bias_dtype],
+                residual_dtype=None if problem.residual_dtype is None else DTYPE_NAMES[problem.residual_dtype],
+                activation=problem.activation,
+                keep_preact=problem.keep_preact,
+                block_m=config.block_m,
+                block_n=config.block_n,
+                block_k=config.block_k,
+                tile_m=config.tile_m,
+                tile_n=config.tile_n,
+                threads=launch_threads(problem),
+            )
+        except ValueError as error:
+            raise DeviceError(f"matmul: cpu kernel {config} cannot run {problem.describe()}: {error}") from error
+        return _launcher(plan.run, problem)
+
+
+def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
+    """The hot path: a closure for each set of operands, because testing for them costs as much as passing them."""
+    shape, dtype = problem.out_shape, problem.out_dtype
+    empty, address = torch.empty, Tensor.data_ptr
+    keep_preact = problem.keep_preact
+    has_bias, has_residual = problem.bias_dtype is not None, problem.residual_dtype is not None
+
+    def plain(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        y = empty(shape, dtype=dtype)
+        run(address(a), address(b), address(y), 0, 0, 0)
+        return y
+
+    def biased(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+        y = empty(shape, dtype=dtype)
+        run(address(a), address(b), address(y), 0, address(bias), 0)
+        return y
+
+    def general(
+        a: Tensor, b: Tensor, bias: Tensor, residual: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        y = empty(shape, dtype=dtype)
+        preact = empty(shape, dtype=dtype) if keep_preact else None
+        run(
+            address(a),
+            address(b),
+            address(y),
+            0 if preact is None else address(preact),
+            address(bias) if has_bias else 0,
+            address(residual) if has_residual else 0,
+        )
+        return y if preact is None else (y, preact)
+
+    if keep_preact or has_residual:
+        return general
+    return biased if has_bias else plain
+
+
+BACKEND = CpuMatmul()

@@ -1,0 +1,160 @@
+"""CpuConfig: the parameters of a CPU matmul kernel, and what makes one impossible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from tilewright.kernels.epilogue import ACTIVATIONS
+from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.matmul.problem import DTYPE_NAMES, KERNEL_DTYPES, MatmulProblem
+
+ISA_LEVELS = ("portable", "avx2", "avx512")
+"""Lowest first. A machine runs its own level and those below it."""
+
+LANES = {"portable": 4, "avx2": 8, "avx512": 16}
+"""fp32 values in a vector."""
+
+GEMV_ROWS = 16
+"""The most rows (or columns) that gemv takes: ``kGemvRows`` in matmul.h."""
+
+_MAX_BLOCK = 1 << 20
+_MAX_WORKSPACE = 1 << 30
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CpuConfig:
+    """How a product is cut up.
+
+    ``gemm``: a task computes ``block_m × block_n`` of C in steps of ``block_k``; registers hold
+    ``tile_m × tile_n``. ``gemv``: a task reads ``block_m`` rows of A or ``block_n`` columns of B (whichever
+    matrix is streamed) in steps of ``block_k``; tile_m and tile_n are 0.
+
+    Only ``isa`` and ``block_k`` (for gemv also the algorithm) decide the bits of the result.
+    """
+
+    algorithm: str  # gemm or gemv
+    isa: str  # one of ISA_LEVELS
+    block_m: int
+    block_n: int
+    block_k: int
+    tile_m: int
+    tile_n: int
+
+    def __str__(self) -> str:
+        blocks = f"{self.algorithm} {self.isa} {self.block_m}x{self.block_n}x{self.block_k}"
+        return f"{blocks} t{self.tile_m}x{self.tile_n}" if self.tile_m else blocks
+
+
+def core() -> ModuleType | None:
+    """The compiled module, or None where it was not built or does not load."""
+    try:
+        from tilewright import _C  # type: ignore[attr-defined,unused-ignore]
+    except ImportError:
+        return None
+    module: ModuleType = _C
+    return module
+
+
+@cache
+def instances() -> frozenset[tuple[str, str, int, int]]:
+    """(isa, algorithm, tile_m, tile_n) of every kernel that was compiled."""
+    module = core()
+    if module is None:
+        return frozenset()
+    return frozenset(
+        (row["isa"], row["algorithm"], row["tile_m"], row["tile_n"])
+        for row in module.instances()
+        if row["operation"] == "matmul" and row["backend"] == "cpu"
+    )
+
+
+def streams_a(problem: MatmulProblem) -> bool:
+    """Whether gemv would stream A (few columns in B) rather than B (few rows in A)."""
+    return problem.m > problem.n
+
+
+def rejection(config: Any, problem: MatmulProblem, device: DeviceSpec) -> str | None:
+    """None if the config computes the problem on the device, else a sentence that says why not."""
+    return _bad_fields(config) or _bad_problem(problem) or _bad_match(config, problem, device)
+
+
+def _bad_fields(config: Any) -> str | None:
+    if not isinstance(config, CpuConfig):
+        return f"expected a CpuConfig, got {type(config).__name__}"
+    for field in fields(config):
+        value = getattr(config, field.name)
+        expected = str if field.name in ("algorithm", "isa") else int
+        if type(value) is not expected:
+            return f"{field.name} is {value!r:.40}; expected {expected.__name__}"
+    for name in ("block_m", "block_n", "block_k"):
+        value = getattr(config, name)
+        if not 1 <= value <= _MAX_BLOCK:
+            return f"{name} is {value}; expected 1 to {_MAX_BLOCK}"
+    return None
+
+
+def _bad_problem(problem: MatmulProblem) -> str | None:
+    if problem.device != "cpu":
+        return "the CPU kernels do not reach GPU memory"
+    for what, dtype in (
+        ("operands", problem.dtype),
+        ("output", problem.out_dtype),
+        ("bias", problem.bias_dtype),
+        ("residual", problem.residual_dtype),
+    ):
+        if dtype is not None and dtype not in KERNEL_DTYPES:
+            return f"computes float32, bfloat16 and float16; the {what} dtype is {DTYPE_NAMES.get(dtype, dtype)}"
+    if problem.activation not in ACTIVATIONS:
+        return f"knows no activation {problem.activation!r:.40}"
+    return None
+
+
+def _bad_match(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) -> str | None:
+    if config.isa not in ISA_LEVELS:
+        return f"knows no ISA level {config.isa!r:.40}"
+    if device.arch not in ISA_LEVELS or ISA_LEVELS.index(config.isa) > ISA_LEVELS.index(device.arch):
+        return f"needs {config.isa}; the level in use is {device.arch}"
+    if (config.isa, config.algorithm, config.tile_m, config.tile_n) not in instances():
+        return f"{config.algorithm!r:.40} with tile {config.tile_m}x{config.tile_n} was not compiled for {config.isa}"
+    if config.algorithm == "gemv":
+        few = min(problem.m, problem.n)
+        if few > GEMV_ROWS:
+            return f"gemv takes at most {GEMV_ROWS} rows or columns; this product has {few}"
+        swapped = streams_a(problem)
+        strides = (problem.a_strides if swapped else problem.b_strides)[-2:]
+        if 1 not in strides:
+            name = "a" if swapped else "b"
+            return f"gemv streams {name} and needs unit stride in one of its dimensions; they are {strides}"
+    scratch = workspace_bytes(config, problem)
+    if scratch > _MAX_WORKSPACE:
+        return f"needs {scratch >> 20} MiB of scratch memory; the limit is {_MAX_WORKSPACE >> 20}"
+    return None
+
+
+def launch_threads(problem: MatmulProblem) -> int:
+    """The team's size for a launch: the problem's, or torch's where the problem leaves it open."""
+    return max(1, min(problem.threads or torch.get_num_threads(), MAX_THREADS))
+
+
+def workspace_bytes(config: CpuConfig, problem: MatmulProblem) -> int:
+    """An upper bound of the scratch memory of a launch: what ``Layout`` in gemm.cpp and gemv.cpp ask for."""
+    threads = launch_threads(problem)
+    m, n, k = (max(size, 1) for size in (problem.m, problem.n, problem.k))
+    block_m, block_n, block_k = min(config.block_m, m), min(config.block_n, n), min(config.block_k, k)
+    if config.algorithm == "gemv":
+        queries, rows = (n, m) if streams_a(problem) else (m, n)
+        block = min(block_m, rows) if streams_a(problem) else min(block_n, rows)
+        per_thread = queries * (block_k + 32) + (queries + GEMV_ROWS) * (block + 32) + 64
+        chunks = -(-k // block_k)
+        blocks = -(-rows // block) * max(problem.batch_count, 1)
+        partial = chunks * blocks * (queries * (block + 16) + 16) if chunks > 1 else 0
+        return 4 * (threads * per_thread + partial)
+    columns = block_n + LANES[config.isa]
+    sums = block_m * columns if block_k < k else config.tile_m * config.tile_n
+    return 4 * threads * (columns * block_k + config.tile_m * block_k + sums + 256)
