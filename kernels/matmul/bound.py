@@ -99,7 +99,8 @@ def oracle(problem: MatmulProblem, inputs: Sequence[Any]) -> Callable[[Sequence[
             if not isinstance(out, Tensor) or tuple(out.shape) != problem.out_shape:
                 return f"{name} has shape {tuple(getattr(out, 'shape', ()))}, expected {problem.out_shape}"
             if out.dtype != problem.out_dtype or not out.is_contiguous():
-                return f"{name} is {out.dtype} with strides {out.stride()}, expected contiguous {problem.out_dtype}"
+                got = f"{out.dtype} with strides {out.stride()}"
+                return f"{name} is {got}, expected {problem.out_dtype}, contiguous"
             value, bound = exact()[index]
             ratio = worst_ratio(out, value, bound)
             if ratio > 1 and not ratio <= 2 * own()[index]:

@@ -1,0 +1,160 @@
+"""Times bound kernels side by side: fairly, and with a probe beside them that notices a machine slowing down."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tilewright.kernels.interface import DeviceSpec, Launch
+from tilewright.tuner.device import core
+
+_SAMPLE_SECONDS = 0.4e-3
+"""A sample repeats a short kernel until it lasts this long, past the clock's resolution and call noise."""
+
+_MOST_CALLS = 200
+_MOST_SETS = 64
+_MOST_SET_BYTES = 1 << 30
+STEADY = 0.8
+"""A round counts only if the probe beside it ran at this share of its best rate or more."""
+
+_MOST_REPEATS = 12
+
+
+@dataclass(slots=True)
+class Entrant:
+    """A kernel in the race. `launches` has one bound kernel for each set of inputs."""
+
+    backend: str
+    config: Any
+    launches: list[Launch]
+    calls: int = 1
+    samples: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples) if self.samples else float("inf")
+
+
+class Clock:
+    """Measures launches on one kind of device, over sets of inputs that take turns."""
+
+    def __init__(self, device: DeviceSpec, sets: Sequence[Sequence[Any]]) -> None:
+        self._cuda = device.kind == "cuda"
+        self._sets = sets
+        self._next = 0
+
+    def seconds(self, entrant: Entrant, calls: int) -> float:
+        """Seconds per call, over that many calls on successive sets of inputs."""
+        sets, launches, count = self._sets, entrant.launches, len(self._sets)
+        turn = self._next
+        self._next += calls
+        if self._cuda:
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            for i in range(turn, turn + calls):
+                launches[i % count](*sets[i % count])
+            end.record()
+            end.synchronize()
+            return max(start.elapsed_time(end) * 1e-3 / calls, 1e-9)
+        begin = time.perf_counter_ns()
+        for i in range(turn, turn + calls):
+            launches[i % count](*sets[i % count])
+        return max((time.perf_counter_ns() - begin) * 1e-9 / calls, 1e-9)
+
+    def first_call(self, entrant: Entrant) -> float:
+        """One call, for the entrant's number of calls per sample."""
+        once = self.seconds(entrant, 1)
+        entrant.calls = max(1, min(_MOST_CALLS, int(_SAMPLE_SECONDS / once)))
+        return once
+
+    def sample(self, entrant: Entrant) -> float:
+        return self.seconds(entrant, entrant.calls)
+
+
+def rotating_sets(inputs: Sequence[Any], device: DeviceSpec) -> list[list[Any]]:
+    """Copies of the inputs that together are twice the size of the last-level cache, if that many are sensible.
+
+    A layer's operands were pushed out of the caches by the other layers since its last call; timed on one set
+    of inputs, a kernel looks 15–25 % faster than it will be.
+    """
+    size = sum(x.untyped_storage().nbytes() for x in inputs if isinstance(x, Tensor)) or 1
+    wanted = -(-2 * device.llc_bytes // size) if device.llc_bytes else 2
+    count = max(2, min(wanted, _MOST_SETS, _MOST_SET_BYTES // size))
+    return [list(inputs)] + [[_copy(x) for x in inputs] for _ in range(count - 1)]
+
+
+def _copy(value: Any) -> Any:
+    """A tensor of the same strides and alignment over its own memory, which `clone` does not promise."""
+    if not isinstance(value, Tensor):
+        return value
+    memory = value.untyped_storage().clone()
+    empty = torch.empty(0, dtype=value.dtype, device=value.device)
+    return empty.set_(memory, value.storage_offset(), value.shape, value.stride())  # type: ignore[call-overload]
+
+
+Anchor = Callable[[], float]
+"""A probe of the device's speed right now, in any unit; more is faster."""
+
+
+def make_anchor(device: DeviceSpec) -> Anchor:
+    """A probe of two milliseconds or so."""
+    module = core()
+    if device.kind == "cpu" and module is not None:
+        threads = torch.get_num_threads()
+        return lambda: float(module.peak_flops(device.arch, "f32", threads, 0.002))
+    where = "cuda" if device.kind == "cuda" else "cpu"
+    size = 2048 if where == "cuda" else 256
+    dtype = torch.bfloat16 if where == "cuda" else torch.float32
+    a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def probe() -> float:
+        if where == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter_ns()
+        for _ in range(4):
+            torch.mm(a, b, out=out)
+        if where == "cuda":
+            torch.cuda.synchronize()
+        return 1e9 / (time.perf_counter_ns() - begin)
+
+    probe()
+    return probe
+
+
+class Rounds:
+    """Interleaved rounds: in each, every entrant is sampled once between two probes."""
+
+    def __init__(self, clock: Clock, anchor: Anchor, expired: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._anchor = anchor
+        self._expired = expired
+        self._best_rate = 0.0
+        self._turn = 0
+        self._repeats = 0
+        self.unsteady = 0
+        """Rounds that were kept although the probe fell, because the repeats were used up."""
+
+    def run(self, entrants: Sequence[Entrant]) -> None:
+        """One round that counts."""
+        while True:
+            before = self._anchor()
+            # Who goes first changes: the first one after the probe finds other caches than the rest.
+            order = [*entrants[self._turn % len(entrants) :], *entrants[: self._turn % len(entrants)]]
+            self._turn += 1
+            times = [self._clock.sample(entrant) for entrant in order]
+            after = self._anchor()
+            self._best_rate = max(self._best_rate, before, after)
+            steady = min(before, after) >= STEADY * self._best_rate
+            if steady or self._repeats >= _MOST_REPEATS or self._expired():
+                break
+            self._repeats += 1
+        self.unsteady += not steady
+        for entrant, seconds in zip(order, times, strict=True):
+            entrant.samples.append(seconds)
