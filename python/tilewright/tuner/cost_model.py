@@ -47,6 +47,11 @@ def _reference(config: Any, problem: Any, device: DeviceSpec) -> float:
     return 50 * _roofline(config, problem, device) + 50e-6
 
 
+def _interpreted(config: Any, problem: Any, device: DeviceSpec) -> float:
+    """Triton's interpreter runs every block of every tile in Python."""
+    return 10 * _reference(config, problem, device) + 0.1
+
+
 def _ceil(size: int, step: int) -> int:
     return -(-size // step) if size > 0 else 0
 
@@ -281,4 +286,4 @@ _MODELS: dict[tuple[str, str, str], Model] = {
     ("matmul", "triton", "cuda"): _triton_matmul,
     ("matmul", "aten", "cuda"): _gpu_vendor,
 }
-_DEFAULTS: dict[str, Model] = {UNTUNED_LAST_RESORT: _reference}
+_DEFAULTS: dict[str, Model] = {UNTUNED_LAST_RESORT: _reference, "triton": _interpreted}

@@ -13,8 +13,9 @@ from tilewright.kernels.interface import DeviceSpec
 from tilewright.tuner import device as devices
 from tilewright.tuner.store import user_store
 
-_PROBE_SECONDS = 0.1
-_TRIES = 3
+_PROBE_SECONDS = 0.03
+_TRIES = 12
+"""Many short probes: on a shared machine, a long one is always disturbed."""
 
 
 def measure(spec: DeviceSpec, index: int = 0) -> DeviceSpec:

@@ -5,10 +5,10 @@ share no memory with the inputs, and that the inputs still hold what they held.
 
 An output element that the kernel never writes must not pass by luck, so that memory is poisoned with NaN. A
 launch allocates its outputs itself, out of our sight, and whatever the allocator hands out may still hold the
-right answer of the run before. So while a kernel is proved, a dispatch mode sees every ``torch.empty`` and its
-relatives and fills what they return. Should a launch get memory in another way, its output is not among what
-was poisoned; then it must be right twice, on two different random inputs, so that leftovers of the first run
-are wrong in the second.
+right answer of the run before. So while a kernel is proved, a dispatch mode sees every ``torch.empty`` and
+its relatives and fills what they return. Should a launch get memory in another way, its output is not among
+what was poisoned; then it must be right twice, on two different random inputs, so that leftovers of the first
+run are wrong in the second.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _UNINITIALIZED = {
 }
 
 
-class Poison(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
-    """Inside, every tensor that torch allocates without initializing it holds NaN (integers: their maximum)."""
+class Poison(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, every tensor that torch allocates uninitialized holds NaN (integers: their maximum)."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._kept: list[Tensor] = []
 
     def __torch_dispatch__(

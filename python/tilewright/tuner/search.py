@@ -1,8 +1,8 @@
 """Finds the fastest right config for one problem by measuring.
 
-Every backend's configs, less those that it rejects, are ranked by the cost model; the best few of each backend
-and all of the vendor's are bound, proved (see ``proof``) and timed in interleaved rounds. After a few rounds
-the slower half drops out, again and again, until the race is decided or the budget spent.
+Every backend's configs, less those that it rejects, are ranked by the cost model; the best few of each
+backend and all of the vendor's are bound, proved (see ``proof``) and timed in interleaved rounds. After a few
+rounds the slower half drops out, again and again, until the race is decided or the budget spent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tilewright.tuner.rows import Trial
 from tilewright.tuner.timing import Anchor, Clock, Entrant, Rounds, make_anchor, rotating_sets
 
 TIE = 1.02
-"""Times within this factor of the best are a tie, which a fixed order decides, so that like machines agree."""
+"""Times within this factor of the best are a tie, decided by a fixed order so that like machines agree."""
 
 VENDOR = "aten"
 _CRAWL = 20.0
@@ -263,4 +263,5 @@ def _race(state: _Search, entrants: list[Entrant], rounds: Rounds) -> list[Entra
 
 def _no_survivor(state: _Search) -> str:
     reasons = "; ".join(f"{t.backend} {t.config}: {t.reason}" for t in list(state.trials.values())[:5])
-    return f"{state.operation}: no candidate survived for {state.problem.describe()}: {reasons or 'there is none'}"
+    problem = state.problem.describe()
+    return f"{state.operation}: no candidate survived for {problem}: {reasons or 'there is none'}"

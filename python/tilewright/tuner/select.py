@@ -120,7 +120,7 @@ def candidates(
         if absence is not None:
             listed.append(Candidate(name, None, None, None, False, str(absence)))
             continue
-        configs = list(found.configs(problem, device))
+        configs = list(dict.fromkeys(found.configs(problem, device)))
         if choice.backend == name and choice.config not in configs:
             configs.append(choice.config)
         for config in configs:
@@ -276,7 +276,7 @@ def _ranked(
     """A present backend's runnable configs by predicted time, and one rejection if there is none."""
     found = registry.backend(operation, name)
     ranked, rejection = [], "it lists no config for it"
-    for position, config in enumerate(found.configs(problem, device)):
+    for position, config in enumerate(dict.fromkeys(found.configs(problem, device))):
         reason = found.rejects(config, problem, device)
         if reason is not None:
             rejection = reason
@@ -357,10 +357,10 @@ def _why_not(
     if measured is not None:
         ratio = measured / choice.expected_seconds
         return f"measured {ratio:.2f}x the chosen one's time" + (" (a tie)" if ratio <= 1.02 else "")
-    if times:
-        return "not tried: the cost model ranked it behind those that were"
     if name == cost_model.UNTUNED_LAST_RESORT:
         return "the oracle, taken only if nothing else runs"
+    if times:
+        return "not tried: the cost model ranked it behind those that were"
     ratio = predicted / choice.expected_seconds
     if ratio < 1 and choice.backend == "aten":
         return f"predicted {1 / ratio:.2f}x faster, below the margin of {cost_model.MARGIN}x over the vendor"

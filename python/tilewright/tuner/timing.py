@@ -1,4 +1,4 @@
-"""Times bound kernels side by side: fairly, and with a probe beside them that notices a machine slowing down."""
+"""Times bound kernels side by side, with a probe beside them that notices a machine slowing down."""
 
 from __future__ import annotations
 
@@ -55,13 +55,14 @@ class Clock:
         turn = self._next
         self._next += calls
         if self._cuda:
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            make_event: Any = torch.cuda.Event
+            start, end = make_event(enable_timing=True), make_event(enable_timing=True)
             start.record()
             for i in range(turn, turn + calls):
                 launches[i % count](*sets[i % count])
             end.record()
             end.synchronize()
-            return max(start.elapsed_time(end) * 1e-3 / calls, 1e-9)
+            return max(float(start.elapsed_time(end)) * 1e-3 / calls, 1e-9)
         begin = time.perf_counter_ns()
         for i in range(turn, turn + calls):
             launches[i % count](*sets[i % count])
@@ -78,7 +79,7 @@ class Clock:
 
 
 def rotating_sets(inputs: Sequence[Any], device: DeviceSpec) -> list[list[Any]]:
-    """Copies of the inputs that together are twice the size of the last-level cache, if that many are sensible.
+    """Copies of the inputs, together twice the size of the last-level cache where so many are sensible.
 
     A layer's operands were pushed out of the caches by the other layers since its last call; timed on one set
     of inputs, a kernel looks 15–25 % faster than it will be.
@@ -93,9 +94,9 @@ def _copy(value: Any) -> Any:
     """A tensor of the same strides and alignment over its own memory, which `clone` does not promise."""
     if not isinstance(value, Tensor):
         return value
-    memory = value.untyped_storage().clone()
+    storage: Any = value.untyped_storage()
     empty = torch.empty(0, dtype=value.dtype, device=value.device)
-    return empty.set_(memory, value.storage_offset(), value.shape, value.stride())  # type: ignore[call-overload]
+    return empty.set_(storage.clone(), value.storage_offset(), value.shape, value.stride())
 
 
 Anchor = Callable[[], float]
