@@ -61,7 +61,9 @@ class Compiled:
     operation: str
     config: str
     problem: str
+    dtype: str  # of the operands; tf32 where fp32 operands may be rounded to it
     arch: str
+    declared_shared: int  # the most that the backend's `rejects` counted with
     kernel: str = ""
     error: str | None = None  # why it did not compile
     seconds: float = 0.0
@@ -81,6 +83,11 @@ class Compiled:
     def spills(self) -> bool:
         return self.stack is not None and self.stack > STACK_ALLOWANCE
 
+    @property
+    def exceeds_declared(self) -> bool:
+        """Whether it needs more shared memory than `rejects` allowed for: it might not launch."""
+        return self.shared > self.declared_shared
+
 
 def absent() -> Absence | None:
     """None where Triton kernels can be compiled here, else why not. Needs no GPU."""
@@ -89,10 +96,10 @@ def absent() -> Absence | None:
     return None
 
 
-def compile_all(jobs: Iterable[Job], workers: int = 1, timeout: float = 120.0) -> Iterator[Compiled]:
-    """Compiles every job in `workers` processes and yields the results as they come, in no fixed order.
+def compile_all(jobs: Iterable[Job], workers: int = 1, timeout: float = 120.0) -> Iterator[list[Compiled]]:
+    """Compiles every job in `workers` processes and yields each job's results as they come, in no fixed order.
 
-    A job with a finishing kernel (split-K) yields one result per kernel. `timeout` is in seconds per job.
+    There is one result per kernel: split-K has two. `timeout` is in seconds per kernel.
 
     Raises:
         DeviceError: Triton is not installed.
@@ -120,7 +127,7 @@ def compile_all(jobs: Iterable[Job], workers: int = 1, timeout: float = 120.0) -
                 if results is None:
                     running -= 1
                 else:
-                    yield from results
+                    yield results
         finally:
             # Also when the caller stops early: what has not begun must not.
             while running and not waiting.empty():
@@ -189,7 +196,7 @@ def compile_job(job: Job, timeout: float = 0.0) -> list[Compiled]:
     from triton.compiler import ASTSource
 
     backend: Any = registry.backend(job.operation, "triton")
-    target = GPUTarget("cuda", int(re.sub(r"\D", "", job.arch)), 32)
+    target = GPUTarget("cuda", _capability(job.arch), 32)
     results = []
     for kernel in backend.ahead_of_time(job.config, job.problem):
         signature, constexprs, attrs = kernel.specialization()
@@ -229,7 +236,20 @@ def compile_job(job: Job, timeout: float = 0.0) -> list[Compiled]:
 
 
 def _blank(job: Job) -> Compiled:
-    return Compiled(job.operation, str(job.config), job.problem.describe(), job.arch)
+    backend: Any = registry.backend(job.operation, "triton")
+    dtype = str(job.problem.dtype).removeprefix("torch.")
+    return Compiled(
+        operation=job.operation,
+        config=str(job.config),
+        problem=job.problem.describe(),
+        dtype="tf32" if dtype == "float32" and job.problem.precision == "tf32" else dtype,
+        arch=job.arch,
+        declared_shared=backend.shared_bytes(job.config, job.problem, _capability(job.arch)),
+    )
+
+
+def _capability(arch: str) -> int:
+    return int(re.sub(r"\D", "", arch))
 
 
 def _resources(cubin: bytes) -> tuple[dict[str, int], str | None]:

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,18 @@ class TritonMatmul:
             return y if preact is None else (y, preact)
 
         return launch
+
+    def proof_jobs(
+        self, device: DeviceSpec, dtypes: Sequence[str] | None = None
+    ) -> Iterator[tuple[TritonConfig, MatmulProblem]]:
+        """What ``tilewright compile`` compiles for `device`; see ``proof.proof_jobs``."""
+        from tilewright.kernels.matmul.triton.proof import proof_jobs
+
+        return proof_jobs(device, dtypes)
+
+    def shared_bytes(self, config: TritonConfig, problem: MatmulProblem, capability: int) -> int:
+        """The most shared memory that a block of the config's kernels needs; what `rejects` counts with."""
+        return limits.shared_bytes(config, problem, capability)
 
     def ahead_of_time(self, config: TritonConfig, problem: MatmulProblem) -> tuple[Kernel, ...]:
         """The kernels that `bind` would launch, for `tilewright.aot` to compile without a GPU."""

@@ -117,7 +117,7 @@ def plan(config: TritonConfig, problem: MatmulProblem, decode: bool = False) -> 
             problem.b_layout == "row",
             alignment.unit(problem),
             wide,
-            subtiles(config),
+            subtiles(config, problem),
             "none" if split else problem.activation,
             "tf32" if problem.precision == "tf32" and problem.dtype == torch.float32 else "ieee",
             decode,

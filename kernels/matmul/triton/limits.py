@@ -57,13 +57,14 @@ def shared_bytes(config: TritonConfig, problem: MatmulProblem, capability: int) 
     """
     stage = (config.block_m + config.block_n) * config.block_k * problem.dtype.itemsize
     buffers = config.num_stages - (0 if _reads_shared_operands(config, problem, capability) else 1)
-    redistributed = config.block_m * config.block_n * 4 // subtiles(config)
+    redistributed = config.block_m * config.block_n * 4 // subtiles(config, problem)
     return max(buffers * stage, redistributed) + _BARRIER_BYTES
 
 
-def subtiles(config: TritonConfig) -> int:
-    """Column ranges that the epilogue finishes one by one, so that each holds at most 32 values a thread."""
-    return min(4, max(1, _accumulator(config) // 32))
+def subtiles(config: TritonConfig, problem: MatmulProblem) -> int:
+    """Column ranges that the epilogue finishes one by one, so that a thread holds few addresses at once."""
+    at_once = 16 if stores_singles(problem) else 32
+    return max(1, min(4, _accumulator(config) // at_once, config.block_n // 16))
 
 
 def _malformed(config: Any) -> str | None:
