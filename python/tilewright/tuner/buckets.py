@@ -28,5 +28,5 @@ def octaves(one: tuple[int, int], other: tuple[int, int]) -> float:
     distance = 0.0
     for x, y in zip(one, other, strict=True):
         if x != y:
-            distance = max(distance, abs(math.log2(x / y)) if min(x, y) > 0 else math.inf)
+            distance = max(distance, math.log2(max(x, y) / min(x, y)) if min(x, y) > 0 else math.inf)
     return distance
