@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -45,16 +45,20 @@ _HOPPER_16BIT = (
     (128, 64, 64, 4, 4),
     (64, 64, 64, 4, 6),
     (64, 64, 128, 4, 4),
+    (128, 128, 32, 8, 4),  # this and the next for operands that are read element by element
+    (64, 64, 32, 4, 4),
     (32, 64, 128, 4, 4),
     (16, 64, 128, 4, 5),
     (16, 128, 128, 4, 4),
     (16, 32, 256, 4, 4),
+    (16, 32, 64, 4, 6),
 )
 _AMPERE_16BIT = (
     (128, 256, 32, 8, 4),
     (256, 128, 32, 8, 4),
     (128, 256, 64, 8, 3),
     (128, 128, 32, 4, 5),
+    (128, 128, 32, 8, 4),  # for operands that are read element by element
     (128, 128, 64, 8, 3),
     (64, 128, 32, 4, 5),
     (64, 128, 64, 4, 4),
@@ -65,6 +69,7 @@ _AMPERE_16BIT = (
     (16, 64, 128, 4, 5),
     (16, 128, 64, 4, 5),
     (16, 32, 256, 4, 4),
+    (16, 32, 64, 4, 6),
 )
 _TF32 = (
     (128, 256, 32, 8, 3),
@@ -97,10 +102,8 @@ _MIN_TILES_PER_PART = 4  # K tiles; fewer do not fill the pipeline that each par
 
 def candidates(problem: MatmulProblem, device: DeviceSpec) -> Iterator[TritonConfig]:
     """Configs for the problem, most promising first; some may still not fit (`limits.rejects`)."""
-    ranked = sorted(
-        set(_tiles(problem, device)),
-        key=lambda config: (_cost(config, problem, device), astuple(config)),
-    )
+    # Equally cheap ones keep the order of the tables above.
+    ranked = sorted(_tiles(problem, device), key=lambda config: _cost(config, problem, device))
     yield from ranked[:_MAX_CONFIGS]
 
 
@@ -148,7 +151,7 @@ def _cost(config: TritonConfig, problem: MatmulProblem, device: DeviceSpec) -> f
     depth = problem.k / config.split_k
     # In units of one multiply-add per lane of the matrix unit: a block below 128 x 128 is bound by fetching.
     multiply = config.block_m * config.block_n * depth
-    fetch = 48 * (config.block_m + config.block_n) * depth
+    fetch = 72 * (config.block_m + config.block_n) * depth
     finish = 64 * config.block_m * config.block_n
     workspace = 0.0
     if config.split_k > 1:

@@ -1,0 +1,168 @@
+"""Launching through Triton's own JIT, up to the driver, which here is a stand-in that records.
+
+Proves without a GPU that the JIT compiles what was proven ahead of time, and that the second launch, which
+goes around the JIT's look-up, hands the driver the same arguments as the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.kernels.matmul.triton import BACKEND
+from tilewright.kernels.matmul.triton.config import TritonConfig
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+CONFIG = TritonConfig("tiled", 16, 32, 32, 2, 1, 4, 2)
+DEVICE = 77  # the JIT caches kernels by device: none of a real one's are touched
+
+
+class Recorder:
+    """A driver without a device: what it was asked to launch, and from which source."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[Any, tuple[int, ...], tuple[Any, ...]]] = []
+        self.jit_calls = 0
+        self.utils = SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": 232448},
+            load_binary=lambda *args: (None, 1, 0, 0, 1024),
+            unload_module=lambda module: None,
+        )
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Any:
+        def launch(x: int, y: int, z: int, stream: Any, *rest: Any) -> None:
+            arguments = rest[-len(source.fn.arg_names) :]
+            self.launches.append((source, (x, y, z), arguments))
+
+        return launch
+
+    def get_current_device(self) -> int:
+        return DEVICE
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Recorder]:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    recorder = Recorder()
+    run = JITFunction.run
+
+    def counting(self: Any, *args: Any, **options: Any) -> Any:
+        recorder.jit_calls += 1
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(JITFunction, "run", counting)
+    # A property of the class in some versions of Triton, an attribute of the object in others.
+    holder = type(driver) if hasattr(type(driver), "active") else driver
+    monkeypatch.setattr(holder, "active", recorder)
+    yield recorder
+
+
+def on_gpu(problem: MatmulProblem, alignment: int = 16) -> MatmulProblem:
+    return replace(problem, device="cuda", alignment=alignment)
+
+
+def halves(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).half()
+
+
+CASES = {
+    "multiples of 16": (halves(64, 64), halves(64, 96), torch.randn(96), torch.randn(64, 96)),
+    "vectors": (halves(24, 40), halves(40, 72), None, None),
+    "odd": (halves(17, 21), halves(21, 35), None, torch.randn(35)),
+    "ones": (halves(1, 64), halves(64, 1), None, None),
+    "batch": (halves(2, 1, 16, 32), halves(3, 32, 32), None, None),
+    "far apart": (
+        torch.empty(1, dtype=torch.float16).expand(4, 32),
+        torch.empty(2**33, dtype=torch.float16).as_strided((32, 32), (2**27, 1)),
+        None,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("split_k", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_jit_compiles_what_was_proven(case: str, split_k: int, recorder: Recorder) -> None:
+    a, b, bias, residual = CASES[case]
+    problem = on_gpu(MatmulProblem.from_tensors(a, b, bias, residual, activation="silu", keep_preact=True))
+    config = replace(CONFIG, split_k=min(split_k, -(-problem.k // CONFIG.block_k)))
+    BACKEND.bind(config, problem)(a, b, bias, residual)
+    proven = BACKEND.ahead_of_time(config, problem)
+    assert len(recorder.launches) == len(proven)
+    for (source, grid, _), kernel in zip(recorder.launches, proven, strict=True):
+        signature, constexprs, attrs = kernel.specialization()
+        assert source.fn is kernel.fn
+        assert source.signature == signature
+        assert source.constants == {
+            (source.fn.arg_names.index(name),): value for name, value in constexprs.items()
+        }
+        assert {at: values for at, values in source.attrs.items() if values} == attrs
+        assert grid == kernel.grid
+
+
+@pytest.mark.parametrize("split_k", [1, 2])
+def test_second_launch_goes_around_the_look_up(split_k: int, recorder: Recorder) -> None:
+    a, b, bias, residual = CASES["multiples of 16"]
+    problem = on_gpu(MatmulProblem.from_tensors(a, b, bias, residual))
+    launch = BACKEND.bind(replace(CONFIG, split_k=split_k), problem)
+    kept = [launch(a, b, bias, residual) for _ in range(3)]
+    assert recorder.jit_calls == split_k
+    assert len(recorder.launches) == 3 * split_k
+
+    def plain(arguments: tuple[Any, ...]) -> list[Any]:
+        """Outputs and workspace differ from call to call; all else must not."""
+        given = {id(tensor): i for i, tensor in enumerate((a, b, bias, residual))}
+        return [
+            given.get(id(value), "output") if isinstance(value, torch.Tensor) else value
+            for value in arguments
+        ]
+
+    first = [(source, grid, plain(arguments)) for source, grid, arguments in recorder.launches[:split_k]]
+    for later in range(split_k, 3 * split_k):
+        source, grid, arguments = recorder.launches[later]
+        assert (source, grid, plain(arguments)) == first[later % split_k]
+    assert recorder.launches[-1][2][2 if split_k == 1 else 1] is kept[-1]
+
+
+def test_unaligned_pointers_always_ask_the_jit(recorder: Recorder) -> None:
+    """Which of them is aligned may differ between calls of one problem, and with it the binary."""
+    storage = torch.randn(64 * 64 + 8).half()
+    b = halves(64, 64)
+    aligned, shifted = storage[: 64 * 64].view(64, 64), storage[1 : 64 * 64 + 1].view(64, 64)
+    problem = on_gpu(MatmulProblem.from_tensors(shifted, b), alignment=2)
+    launch = BACKEND.bind(CONFIG, problem)
+    for a in (shifted, aligned, shifted):
+        launch(a, b, None, None)
+    assert recorder.jit_calls == 3
+    attributes = [source.attrs[0,] for source, _, _ in recorder.launches]
+    assert attributes == [[], [["tt.divisibility", 16]], []]
+
+
+def test_each_slice_of_a_deep_batch_is_a_launch(recorder: Recorder) -> None:
+    a, b = torch.randn(2, 1, 2, 1, 4, 8), torch.randn(1, 3, 1, 3, 8, 4)
+    problem = on_gpu(MatmulProblem.from_tensors(a, b))
+    assert len(problem.batch) == 4
+    y = BACKEND.bind(CONFIG, problem)(a, b, None, None)
+    assert y.shape == (2, 3, 2, 3, 4, 4)
+    offsets = [
+        tuple((arguments[i].data_ptr() - base.data_ptr()) // 4 for i, base in enumerate((a, b, y)))
+        for _, _, arguments in recorder.launches
+    ]
+    assert offsets == [(i * 64, j * 96, (i * 3 + j) * 96) for i in range(2) for j in range(3)]
