@@ -21,9 +21,9 @@ from tilewright.kernels.precision import cuda_matmul_precision
 ALGORITHMS = ("matmul", "addmm", "linear", "onednn", "onednn_prepacked", "addmm_activation")
 LAYOUTS = ("as_is", "row", "col")
 
+# oneDNN's fused relu turns NaN into 0, so relu is left to torch, which keeps it.
 _ONEDNN_ACTIVATIONS = {
     "none": ("none", ""),
-    "relu": ("relu", ""),
     "gelu": ("gelu", "none"),
     "gelu_tanh": ("gelu", "tanh"),
     "silu": ("swish", ""),
@@ -137,12 +137,9 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
     a_strides, b_strides = problem.a_strides[-2:], problem.b_strides[-2:]
     bias_fits = has_bias and problem.bias_dtype == _compute_dtype(problem)
 
-    # A two-dimensional result means that both operands are matrices as they came; a view costs 1 µs.
-    as_they_are = len(problem.out_shape) == 2 and config.b_layout != "col"
-
     def matrices(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        if as_they_are:
-            return a, b
+        if config.b_layout == "as_is" and a.dim() == 2 and b.dim() == 2:
+            return a, b  # a view costs 1 µs
         # An upcast operand is a new tensor with strides of its own.
         a = a.as_strided((m, k), a_strides) if a.dtype == problem.dtype else a.reshape(m, k)
         b = b.as_strided((k, n), b_strides) if b.dtype == problem.dtype else b.reshape(k, n)
@@ -179,7 +176,7 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
 
     if algorithm in ("onednn", "onednn_prepacked"):
         fuse = problem.residual_dtype is None and not problem.keep_preact and (bias_fits or not has_bias)
-        fuse = fuse and problem.out_dtype == problem.dtype
+        fuse = fuse and problem.out_dtype == problem.dtype and problem.activation in _ONEDNN_ACTIVATIONS
         attribute, variant = _ONEDNN_ACTIVATIONS[problem.activation if fuse else "none"]
         pointwise = torch.ops.mkldnn._linear_pointwise.default
         packed: list[Tensor] = []
@@ -218,8 +215,8 @@ def _add(z: Tensor, addend: Tensor | None) -> Tensor:
 def _addend(problem: MatmulProblem) -> str | None:
     if problem.bias_dtype is not None and problem.bias_dtype == _compute_dtype(problem):
         return "bias"
-    # With a bias the residual must stay apart: addmm adds one of the two.
-    if problem.residual_dtype is not None and problem.residual_dtype == _compute_dtype(problem):
+    # A residual is fused only where there is no bias: rounding before the last addend could cancel badly.
+    if problem.bias_dtype is None and problem.residual_dtype == _compute_dtype(problem):
         return "residual"
     return None
 

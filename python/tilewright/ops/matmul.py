@@ -410,8 +410,8 @@ def _grad_b(grad: Tensor, a: Tensor, shape: Sequence[int], dtype: torch.dtype) -
     a = a.unsqueeze(0) if a.ndim == 1 else a
     if len(shape) <= 2:
         # One B under a batch of A: the sum over the batch is part of the product, not a second pass.
-        a = a.reshape(-1, a.shape[-1])
-        grad = grad.reshape(-1, grad.shape[-1])
+        a = a.flatten(0, -2)
+        grad = grad.flatten(0, -2)
     product = _product(a.mT, grad, dtype)
     target = (*shape, 1) if len(shape) == 1 else shape
     return product.sum_to_size(target).reshape(shape)

@@ -138,6 +138,7 @@ _FEW_ROWS = 16
 _EAGER_BANDWIDTH_SHARE = 0.4
 _ONEDNN_BANDWIDTH_SHARE = 0.7
 _TORCH_OP_SECONDS = 2e-6
+_ONEDNN_CALL_SECONDS = 12e-6  # its primitive is looked up on every call: 15 µs at 8x8x8 where eager takes 3.6
 
 
 def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
@@ -153,7 +154,7 @@ def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> floa
         share = _EAGER_SHARE_AMD_FP32
     if not problem.dtype.is_floating_point:
         share = 0.02  # torch's integer products are plain loops
-    compute = problem.flops() / (peak * share * min(m, 64) / 64.0 if m < 64 else peak * share)
+    compute = problem.flops() / (peak * share * max(min(m, 64), 1) / 64.0 if m < 64 else peak * share)
     reading = _ONEDNN_BANDWIDTH_SHARE if onednn else _EAGER_BANDWIDTH_SHARE
     memory = problem.bytes() / (bandwidth * (reading if m <= _FEW_ROWS else 0.8))
     # With few rows the product waits for memory; the ramp of `compute` above must not count twice.
@@ -166,7 +167,8 @@ def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> floa
         seconds += 2 * batch * k * n * problem.dtype.itemsize / (bandwidth * 0.5)
     elementwise = _elementwise_passes(algorithm, problem)
     seconds += elementwise * 2 * batch * m * n * problem.out_dtype.itemsize / (bandwidth * _CPU_CACHE_SPEEDUP)
-    return seconds + (1 + elementwise) * _TORCH_OP_SECONDS + device.launch_seconds
+    calls = (1 + elementwise) * _TORCH_OP_SECONDS + (_ONEDNN_CALL_SECONDS if onednn else 0.0)
+    return seconds + calls + device.launch_seconds
 
 
 def _elementwise_passes(algorithm: str, problem: MatmulProblem) -> int:

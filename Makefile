@@ -1,0 +1,77 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv by itself.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+OUT ?= gpu-check-out
+
+# The extension is rebuilt when any of these changes; Python files are used in place.
+NATIVE := $(shell find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc kernels -name '*.cpp' -o -name '*.h')
+
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format unit interpreter bench compile-all gpu-check sanitize clean
+
+help:
+	@echo 'make demo         train a network on real data through tilewright, compare with torch, draw demo-out/'
+	@echo 'make test         linters and every test that this machine can run'
+	@echo 'make lint         ruff, mypy, clang-format        make format       apply the formatters'
+	@echo 'make bench        pytest-benchmark over bench/    make compile-all  every Triton config for sm_80/90/100'
+	@echo 'make gpu-check    tests, tuning and timings on a machine with a GPU, results into OUT=$(OUT)'
+	@echo 'make sanitize     the CPU kernels under ASan and UBSan       make clean   remove what was built'
+
+$(VENV)/.requirements: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements pyproject.toml CMakeLists.txt $(NATIVE)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps \
+	  --config-settings=cmake.define.TILEWRIGHT_WERROR=ON --editable .
+	@touch $@
+
+setup: $(VENV)/.installed
+
+demo: setup
+	$(BIN)/python -m tilewright demo --out demo-out
+
+test: lint unit interpreter
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+unit: setup
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal -q
+
+# Triton decides at import between interpreting and compiling, so its interpreter gets a process of its own.
+interpreter: setup
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/triton/interpreter tests/contract -n $(JOBS) --dist worksteal -q
+
+bench: setup
+	$(BIN)/python -m pytest bench --benchmark-json build/bench.json
+
+compile-all: setup
+	$(BIN)/python -m tilewright compile --arch sm_80,sm_90,sm_100 --json build/compile-all.json
+
+# Runs with the system's Python where that holds torch (a GPU machine without a network), else with .venv.
+gpu-check:
+	$(PYTHON) -c 'import torch' 2>/dev/null || $(MAKE) setup
+	if $(PYTHON) -c 'import torch' 2>/dev/null; then $(PYTHON) tools/gpu_check.py --out $(OUT); \
+	else $(BIN)/python tools/gpu_check.py --out $(OUT); fi
+
+clean:
+	rm -rf build dist demo-out $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf $(VENV)
