@@ -17,6 +17,8 @@ silu          z / (1 + exp(-z))                                           z
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,16 +46,20 @@ def activate(z: Tensor, activation: str) -> Tensor:
 
 def activate_backward(grad: Tensor, saved: Tensor, activation: str) -> Tensor:
     """grad · act'(z), where `saved` is y for relu and z for the others; itself differentiable."""
+    ops: Any = torch.ops.aten
+    result: Tensor
     if activation == "none":
-        return grad
-    if activation == "relu":
-        return torch.ops.aten.threshold_backward(grad, saved, 0)
-    if activation == "gelu":
-        return torch.ops.aten.gelu_backward(grad, saved)
-    if activation == "gelu_tanh":
-        return torch.ops.aten.gelu_backward(grad, saved, approximate="tanh")
-    if torch.is_grad_enabled():
+        result = grad
+    elif activation == "relu":
+        result = ops.threshold_backward(grad, saved, 0)
+    elif activation == "gelu":
+        result = ops.gelu_backward(grad, saved)
+    elif activation == "gelu_tanh":
+        result = ops.gelu_backward(grad, saved, approximate="tanh")
+    elif torch.is_grad_enabled():
         # torch has no derivative of silu_backward, which a second backward would ask for.
         sigmoid = torch.sigmoid(saved)
-        return grad * sigmoid * (1 + saved * (1 - sigmoid))
-    return torch.ops.aten.silu_backward(grad, saved)
+        result = grad * sigmoid * (1 + saved * (1 - sigmoid))
+    else:
+        result = ops.silu_backward(grad, saved)
+    return result

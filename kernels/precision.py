@@ -14,5 +14,5 @@ def cuda_matmul_precision() -> Literal["ieee", "tf32"]:
     """
     setting = torch.backends.cuda.matmul.fp32_precision
     if setting == "none":
-        setting = torch.backends.fp32_precision
+        setting = getattr(torch.backends, "fp32_precision", "none")
     return "tf32" if setting == "tf32" else "ieee"

@@ -17,7 +17,6 @@ os.environ.pop("TILEWRIGHT_CPU_ISA", None)
 
 import torch
 
-
 # Enough to make partition over threads matter, few enough for several processes side by side.
 torch.set_num_threads(min(2, torch.get_num_threads()))
 

@@ -46,7 +46,9 @@ class AtenConfig:
     b_layout: str = "as_is"
 
     def __str__(self) -> str:
-        return self.algorithm if self.b_layout == "as_is" else f"{self.algorithm} (B copied to {self.b_layout})"
+        return (
+            self.algorithm if self.b_layout == "as_is" else f"{self.algorithm} (B copied to {self.b_layout})"
+        )
 
 
 class AtenMatmul:
@@ -247,7 +249,9 @@ def _rejects_onednn(algorithm: str, problem: MatmulProblem) -> str | None:
     if min(problem.m, problem.n, problem.k) == 0:
         return "oneDNN takes no empty operands"
     if algorithm == "onednn_prepacked" and not problem.frozen_b:
-        return "B may change between calls, so a packed copy could go stale; pack the weight of a frozen module"
+        return (
+            "B may change between calls, so a packed copy could go stale; pack the weight of a frozen module"
+        )
     return None
 
 

@@ -37,13 +37,17 @@ def _intern(candidate: Options) -> Options:
     return known
 
 
-def _checked(backend: Any, config: Any, precision: Any, deterministic: Any, strict: Any, source: str) -> Options:
+def _checked(
+    backend: Any, config: Any, precision: Any, deterministic: Any, strict: Any, source: str
+) -> Options:
     if backend is not None and backend not in BACKEND_NAMES:
         raise ArgumentError(
             f"{source}: backend is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}, or None to choose"
         )
     if config is not None and backend is None:
-        raise ArgumentError(f"{source}: config is {config}, but no backend; name the backend that it belongs to")
+        raise ArgumentError(
+            f"{source}: config is {config}, but no backend; name the backend that it belongs to"
+        )
     if precision not in _PRECISIONS:
         raise ArgumentError(
             f"{source}: precision is {precision!r}; expected one of {', '.join(_PRECISIONS)} "
@@ -77,7 +81,8 @@ def _from_environment() -> Options:
     )
 
 
-_current: ContextVar[Options] = ContextVar("tilewright_options", default=_from_environment())
+_defaults = _from_environment()
+_current: ContextVar[Options] = ContextVar("tilewright_options", default=_defaults)
 
 current = _current.get
 """The Options in force here."""

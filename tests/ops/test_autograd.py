@@ -87,7 +87,11 @@ def test_gradients_agree_with_torch(activation: str, backend: str, dtype: torch.
         z = torch.relu(z)
     elif activation != "none":
         tanh = "tanh" if activation == "gelu_tanh" else "none"
-        z = torch.nn.functional.silu(z) if activation == "silu" else torch.nn.functional.gelu(z, approximate=tanh)
+        z = (
+            torch.nn.functional.silu(z)
+            if activation == "silu"
+            else torch.nn.functional.gelu(z, approximate=tanh)
+        )
     z.backward(upstream.to(dtype).double())
     tolerance = 1e-5 if dtype == torch.float32 else 4e-2
     for mine, theirs in zip(ours, exact, strict=True):
@@ -134,7 +138,9 @@ def test_functorch_and_forward_mode(activation: str) -> None:
         return activate(torch.nn.functional.linear(x, w, bias), activation)
 
     tangent = torch.randn_like(x)
-    torch.testing.assert_close(torch.func.jvp(ours, (x,), (tangent,)), torch.func.jvp(theirs, (x,), (tangent,)))
+    torch.testing.assert_close(
+        torch.func.jvp(ours, (x,), (tangent,)), torch.func.jvp(theirs, (x,), (tangent,))
+    )
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, tangent)
         result = torch.autograd.forward_ad.unpack_dual(ours(dual)).tangent

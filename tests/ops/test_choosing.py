@@ -25,7 +25,12 @@ def test_explain_names_the_choice_and_every_other_candidate() -> None:
         explanation = tilewright.explain(operation, x, w, activation="relu")
         assert sum(candidate.chosen for candidate in explanation.candidates) == 1
         assert all(candidate.chosen or candidate.reason for candidate in explanation.candidates)
-        assert {candidate.backend for candidate in explanation.candidates} >= {"cpu", "aten", "reference", "triton"}
+        assert {candidate.backend for candidate in explanation.candidates} >= {
+            "cpu",
+            "aten",
+            "reference",
+            "triton",
+        }
         text = str(explanation)
         for words in ("8x32x64", "relu", "runs ", "because ", "why not"):
             assert words in text
@@ -49,7 +54,9 @@ def test_explicit_config_is_the_one_that_runs() -> None:
 
 def test_tune_measures_stores_and_is_used() -> None:
     a, b = torch.randn(24, 96), torch.randn(96, 40)
-    report = tilewright.tune(lambda x: tilewright.matmul(x, b, activation="relu"), a, budget_s=0.5, progress=False)
+    report = tilewright.tune(
+        lambda x: tilewright.matmul(x, b, activation="relu"), a, budget_s=0.5, progress=False
+    )
     assert "24x40x96" in str(report)
     explanation = tilewright.explain(tilewright.matmul, a, b, activation="relu")
     assert explanation.choice.source == "store"
@@ -101,9 +108,8 @@ def test_sixteen_threads_at_once() -> None:
 
     def work(i: int) -> None:
         with tilewright.options(backend=["cpu", "aten", None, "cpu"][i % 4]):
-            for _ in range(30):
-                if not torch.allclose(tilewright.matmul(a[i], b), a[i] @ b, atol=1e-4):
-                    failures.append(f"thread {i}")
+            results = [tilewright.matmul(a[i], b) for _ in range(30)]
+        failures.extend(f"thread {i}" for y in results if not torch.allclose(y, a[i] @ b, atol=1e-4))
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(16)]
     for thread in threads:
@@ -169,7 +175,9 @@ def _matrices(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("backend", ["cpu", "aten", None])
 @settings(max_examples=120, deadline=None)
 @given(matrices=_matrices(), activation=st.sampled_from(["none", "relu", "silu"]))
-def test_any_shape_and_stride(backend: str | None, matrices: tuple[torch.Tensor, torch.Tensor], activation: str) -> None:
+def test_any_shape_and_stride(
+    backend: str | None, matrices: tuple[torch.Tensor, torch.Tensor], activation: str
+) -> None:
     a, b = matrices
     with tilewright.options(backend=backend, strict=True):
         y = tilewright.matmul(a, b, activation=activation)

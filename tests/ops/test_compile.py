@@ -91,7 +91,11 @@ def test_export_and_decompose() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(dtype: torch.dtype) -> None:
-    x, w, bias = torch.randn(6, 12, requires_grad=True), torch.randn(7, 12, requires_grad=True), torch.randn(7)
+    x, w, bias = (
+        torch.randn(6, 12, requires_grad=True),
+        torch.randn(7, 12, requires_grad=True),
+        torch.randn(7),
+    )
     with torch.autocast("cpu", dtype):
         y = tilewright.linear(x, w, bias, activation="silu")
         assert y.dtype == dtype
@@ -125,7 +129,9 @@ def test_flops_are_counted() -> None:
 def test_meta_tensors_and_fakes_have_eager_metadata() -> None:
     for a, b in (((2, 3, 4), (4, 5)), ((4,), (4, 5)), ((2, 1, 3, 4), (7, 4, 5)), ((3, 4), (4,))):
         eager = tilewright.matmul(torch.randn(a), torch.randn(b), out_dtype=torch.bfloat16)
-        meta = tilewright.matmul(torch.empty(a, device="meta"), torch.empty(b, device="meta"), out_dtype=torch.bfloat16)
+        meta = tilewright.matmul(
+            torch.empty(a, device="meta"), torch.empty(b, device="meta"), out_dtype=torch.bfloat16
+        )
         assert (eager.shape, eager.stride(), eager.dtype) == (meta.shape, meta.stride(), meta.dtype)
 
 

@@ -109,8 +109,8 @@ def check_residual(operation: str, residual: Tensor, out_shape: Sequence[int]) -
     )
     if not fits:
         raise ShapeError(
-            f"{operation}: residual has shape {shape_text(residual.shape)}; expected {shape_text(out_shape)}, the shape "
-            "of the output, or one that broadcasts to it; reshape or expand it"
+            f"{operation}: residual has shape {shape_text(residual.shape)}; expected {shape_text(out_shape)}, the "
+            "output's shape, or one that broadcasts to it; reshape or expand it"
         )
 
 

@@ -21,14 +21,11 @@ TAGS = (torch.Tag.pt2_compliant_tag, _STRIDES)
 
 def transforms_active() -> bool:
     """Whether functorch transforms or forward-mode AD are in force, which bypass registered gradients."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def any_requires_grad(*tensors: torch.Tensor | None) -> bool:
-    for tensor in tensors:  # a generator in any() takes three times as long, on every call
+    for tensor in tensors:  # noqa: SIM110 - a generator in any() takes three times as long, on every call
         if tensor is not None and tensor.requires_grad:
             return True
     return False
@@ -81,7 +78,9 @@ def _autograd_kernel(
     """
     arguments = overload._schema.arguments
     defaults = [argument.default_value for argument in arguments if not argument.kwarg_only]
-    keyword_defaults = {argument.name: argument.default_value for argument in arguments if argument.kwarg_only}
+    keyword_defaults = {
+        argument.name: argument.default_value for argument in arguments if argument.kwarg_only
+    }
     below = torch._C._AutoDispatchBelowAutograd
     after_autograd = torch._C._after_autograd_keyset
 

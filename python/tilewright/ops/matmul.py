@@ -175,9 +175,7 @@ def _cpu_kernel(keep_preact: bool) -> Callable[..., Any]:
 def _cuda_kernel(keep_preact: bool) -> Callable[..., Any]:
     operation = "matmul_with_preact" if keep_preact else "matmul"
 
-    def launch_here(
-        a: Tensor, b: Tensor, bias: Any, residual: Any, activation: str, out_dtype: Any
-    ) -> Any:
+    def launch_here(a: Tensor, b: Tensor, bias: Any, residual: Any, activation: str, out_dtype: Any) -> Any:
         address = a.data_ptr() | b.data_ptr()
         for extra in (bias, residual):
             if extra is not None:
@@ -302,7 +300,9 @@ def _fake_with_preact(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
 
 
 def _autocast_operand(operand: Tensor, device_type: str) -> Tensor:
-    casts = operand.is_floating_point() and operand.dtype != torch.float64 and operand.device.type == device_type
+    casts = (
+        operand.is_floating_point() and operand.dtype != torch.float64 and operand.device.type == device_type
+    )
     return operand.to(torch.get_autocast_dtype(device_type)) if casts else operand
 
 
@@ -345,7 +345,9 @@ def _save(
     ctx.set_materialize_grads(False)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor
+) -> None:
     _save(ctx, inputs, keyword_only_inputs, output, None)
 
 
@@ -599,9 +601,7 @@ def _linear_refusal(
         checks.check_tensor("linear", "x", x)
         checks.check_tensor("linear", "weight", weight)
         if weight.ndim not in (1, 2):
-            checks.shape_error(
-                "linear", "weight", weight.shape, "(out_features, in_features)", "reshape it"
-            )
+            checks.shape_error("linear", "weight", weight.shape, "(out_features, in_features)", "reshape it")
         if x.ndim > 0 and x.shape[-1] != weight.shape[-1]:
             checks.shape_error(
                 "linear",
