@@ -6,7 +6,6 @@ goes around the JIT's look-up, hands the driver the same arguments as the first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +57,7 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Recorder]:
+def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Recorder:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     recorder = Recorder()
     run = JITFunction.run
@@ -71,7 +70,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Recorde
     # A property of the class in some versions of Triton, an attribute of the object in others.
     holder = type(driver) if hasattr(type(driver), "active") else driver
     monkeypatch.setattr(holder, "active", recorder)
-    yield recorder
+    return recorder
 
 
 def on_gpu(problem: MatmulProblem, alignment: int = 16) -> MatmulProblem:

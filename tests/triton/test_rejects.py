@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.problem import MatmulProblem
-from tilewright.kernels.matmul.triton import BACKEND
+from tilewright.kernels.matmul.triton import BACKEND, backend
 from tilewright.kernels.matmul.triton.alignment import elementwise, unit
 from tilewright.kernels.matmul.triton.config import TritonConfig
 from tilewright.kernels.matmul.triton.proof import linear_problem
@@ -144,6 +145,31 @@ def test_alignment(
     problem = linear_problem(*sizes, dtype, b_row=True)
     assert (unit(problem), elementwise(problem)) == expected
     assert elementwise(replace(problem, alignment=8)) == (True, True)
+
+
+def test_absence_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason(hip: str | None, cuda: str | None, available: bool, target: Any) -> str:
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        monkeypatch.setattr(holder, "active", SimpleNamespace(get_current_target=target))
+        backend._device_missing.cache_clear()
+        absence = BACKEND.absent("cuda")
+        return "" if absence is None else absence.reason
+
+    def no_compiler() -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    driver = pytest.importorskip("triton.runtime", reason="Triton is not installed").driver
+    holder = type(driver) if hasattr(type(driver), "active") else driver
+    try:
+        assert "AMD" in reason("6.0", None, True, int)
+        assert "without CUDA" in reason(None, None, False, int)
+        assert "no CUDA device" in reason(None, "13.0", False, int)
+        assert "C compiler" in reason(None, "13.0", True, no_compiler)
+        assert reason(None, "13.0", True, int) == ""
+    finally:
+        backend._device_missing.cache_clear()
 
 
 _ABSENT = """

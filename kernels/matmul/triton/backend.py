@@ -199,4 +199,14 @@ def _device_missing() -> Absence | None:
                 f"torch {metadata.version('torch')} is built without CUDA", "install a CUDA build of torch"
             )
         return Absence("torch sees no CUDA device", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    from triton.runtime import driver
+
+    try:
+        # Builds a small C module the first time: better found out here than in the first launch.
+        driver.active.get_current_target()
+    except Exception as error:
+        return Absence(
+            f"Triton cannot start its CUDA driver ({type(error).__name__}: {error})",
+            "install a C compiler (gcc, or name one in CC) and Python's headers",
+        )
     return None
