@@ -1,5 +1,5 @@
-// tilewright._C: the compiled kernels for Python. Knows no torch: pointers come as integers, and whoever calls
-// keeps the memory alive and of the extent that the strides say.
+// tilewright._C: the compiled kernels for Python. Knows no torch: pointers come as integers, and whoever
+// calls keeps the memory alive and of the extent that the strides say.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -112,9 +112,9 @@ int team_size(int threads) {
 void run_plan(const MatmulPlan& plan, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t preact, uintptr_t bias,
               uintptr_t residual) {
   const MatmulPointers pointers = {
-      reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b), reinterpret_cast<void*>(c),
-      reinterpret_cast<void*>(preact), reinterpret_cast<const void*>(bias),
-      reinterpret_cast<const void*>(residual)};
+      reinterpret_cast<const void*>(a),    reinterpret_cast<const void*>(b),
+      reinterpret_cast<void*>(c),          reinterpret_cast<void*>(preact),
+      reinterpret_cast<const void*>(bias), reinterpret_cast<const void*>(residual)};
   const py::gil_scoped_release release;
   plan.run(pointers);
 }
@@ -126,41 +126,52 @@ void run_plan(const MatmulPlan& plan, uintptr_t a, uintptr_t b, uintptr_t c, uin
 PYBIND11_MODULE(_C, module) {
   using namespace tilewright;
   using namespace pybind11::literals;
-  module.doc() = "tilewright's compiled kernels. Takes addresses and strides; tilewright's Python checks them.";
+  module.doc() =
+      "tilewright's compiled kernels. Takes addresses and strides; tilewright's Python checks them.";
   module.attr("__version__") = TILEWRIGHT_VERSION;
   module.def("build_info", build_info, "How this module was built.");
-  module.def("cpu_info", cpu_info, "The processor's name, its vector features, and the ISA levels usable here.");
+  module.def("cpu_info", cpu_info,
+             "The processor's name, its vector features, and the ISA levels usable here.");
   module.def("instances", instances, "Every compiled kernel, as a list of dicts.");
-  module.def("peak_flops", peak_flops_py, "isa"_a, "dtype_name"_a, "threads"_a, "seconds"_a,
-             "Best FLOP/s of multiply-adds in registers. bf16 uses the processor's bf16 dot products where the "
-             "level is avx512 and it has them; f16 (and bf16 elsewhere) is computed, and measured, in fp32.");
+  module.def(
+      "peak_flops", peak_flops_py, "isa"_a, "dtype_name"_a, "threads"_a, "seconds"_a,
+      "Best FLOP/s of multiply-adds in registers. bf16 uses the processor's bf16 dot products where the "
+      "level is avx512 and it has them; f16 (and bf16 elsewhere) is computed, and measured, in fp32.");
   module.def("read_bandwidth", read_bandwidth_py, "threads"_a, "bytes"_a, "seconds"_a,
              "Best bytes per second of threads reading a buffer of this many bytes.");
-  module.def("team_size", team_size, "threads"_a, "Size of the team that a launch with `threads` threads gets.");
+  module.def("team_size", team_size, "threads"_a,
+             "Size of the team that a launch with `threads` threads gets.");
 
-  py::class_<MatmulPlan>(module, "MatmulPlan",
-                         "y = act(A·B + bias + residual) with its geometry, tiles and ISA level checked once. "
-                         "Field names as in tilewright.kernels.matmul.problem.MatmulProblem.")
-      .def(py::init([](std::string isa, std::string algorithm, int64_t m, int64_t n, int64_t k,
-                       std::vector<int64_t> batch, std::vector<int64_t> a_strides,
-                       std::vector<int64_t> b_strides, int64_t bias_stride,
-                       std::optional<std::vector<int64_t>> residual_strides, std::string dtype,
-                       std::string out_dtype, std::optional<std::string> bias_dtype,
-                       std::optional<std::string> residual_dtype, std::string activation, bool keep_preact,
-                       int64_t block_m, int64_t block_n, int64_t block_k, int tile_m, int tile_n, int threads) {
-             return MatmulPlan({isa,       algorithm, m,          n,
-                                k,         batch,     a_strides,  b_strides,
-                                bias_stride, residual_strides, dtype, out_dtype,
-                                bias_dtype, residual_dtype, activation, keep_preact,
-                                block_m,   block_n,   block_k,    tile_m,
-                                tile_n,    threads});
-           }),
-           py::kw_only(), "isa"_a, "algorithm"_a, "m"_a, "n"_a, "k"_a, "batch"_a, "a_strides"_a, "b_strides"_a,
-           "bias_stride"_a, "residual_strides"_a, "dtype"_a, "out_dtype"_a, "bias_dtype"_a, "residual_dtype"_a,
-           "activation"_a, "keep_preact"_a, "block_m"_a, "block_n"_a, "block_k"_a, "tile_m"_a, "tile_n"_a,
-           "threads"_a)
+  py::class_<MatmulPlan>(
+      module, "MatmulPlan",
+      "y = act(A·B + bias + residual) with its geometry, tiles and ISA level checked once. "
+      "Field names as in tilewright.kernels.matmul.problem.MatmulProblem.")
+      .def(py::init(
+               [](std::string isa, std::string algorithm, int64_t m, int64_t n, int64_t k,
+                  std::vector<int64_t> batch, std::vector<int64_t> a_strides, std::vector<int64_t> b_strides,
+                  int64_t bias_stride, std::optional<std::vector<int64_t>> residual_strides,
+                  std::string dtype, std::string out_dtype, std::optional<std::string> bias_dtype,
+                  std::optional<std::string> residual_dtype, std::string activation, bool keep_preact,
+                  int64_t block_m, int64_t block_n, int64_t block_k, int tile_m, int tile_n, int threads) {
+                 return MatmulPlan({isa,         algorithm,
+                                    m,           n,
+                                    k,           batch,
+                                    a_strides,   b_strides,
+                                    bias_stride, residual_strides,
+                                    dtype,       out_dtype,
+                                    bias_dtype,  residual_dtype,
+                                    activation,  keep_preact,
+                                    block_m,     block_n,
+                                    block_k,     tile_m,
+                                    tile_n,      threads});
+               }),
+           py::kw_only(), "isa"_a, "algorithm"_a, "m"_a, "n"_a, "k"_a, "batch"_a, "a_strides"_a,
+           "b_strides"_a, "bias_stride"_a, "residual_strides"_a, "dtype"_a, "out_dtype"_a, "bias_dtype"_a,
+           "residual_dtype"_a, "activation"_a, "keep_preact"_a, "block_m"_a, "block_n"_a, "block_k"_a,
+           "tile_m"_a, "tile_n"_a, "threads"_a)
       .def("run", run_plan, "a_ptr"_a, "b_ptr"_a, "c_ptr"_a, "preact_ptr"_a, "bias_ptr"_a, "residual_ptr"_a,
-           "Computes into c (and preact). Addresses are integers, 0 where there is no such operand. Releases the "
+           "Computes into c (and preact). Addresses are integers, 0 where there is no such operand. Releases "
+           "the "
            "GIL.")
       .def_property_readonly("workspace_bytes", &MatmulPlan::workspace_bytes);
 }

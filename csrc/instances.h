@@ -1,4 +1,5 @@
-// How kernels are listed: one table per instruction set, from which bindings, tests and configs read what exists.
+// How kernels are listed: one table per instruction set, from which bindings, tests and configs read what
+// exists.
 #pragma once
 
 #include "cpu/probe.h"
@@ -6,8 +7,8 @@
 
 namespace tilewright {
 
-// An ISA level's kernels, as constant data: it is read on processors that lack the level, where calling even a
-// small function of its objects could be an illegal instruction.
+// An ISA level's kernels, as constant data: it is read on processors that lack the level, where calling even
+// a small function of its objects could be an illegal instruction.
 struct IsaKernels {
   const char* isa;
   int lanes;                 // fp32 lanes of a vector

@@ -21,8 +21,8 @@ LOCAL_TYPES = frozenset("abdnrst")
 
 
 def foreign_symbols(nm_output: str, isa: str) -> list[str]:
-    """The symbols in the output of ``nm --defined-only --format=posix`` that lie outside ``tilewright::<isa>``."""
-    # _ZN…: a name in a namespace; K, V, T, S, I, GV and TL come with const members, vtables, guards, thread-locals.
+    """The symbols in ``nm --defined-only --format=posix`` output that lie outside ``tilewright::<isa>``."""
+    # _ZN…: a name in a namespace. GV, TV and the like: guards, vtables; K: const members.
     inside = re.compile(rf"^_Z(?:G[VR]|T[VTISWH])?N[KVrO]*10tilewright{len(isa)}{isa}")
     found = []
     for line in nm_output.splitlines():
@@ -47,15 +47,18 @@ def main() -> int:
     failures = 0
     for path in arguments.objects:
         listing = subprocess.run(
-            [arguments.nm, "--defined-only", "--format=posix", path], check=True, capture_output=True, text=True
+            [arguments.nm, "--defined-only", "--format=posix", path],
+            check=True,
+            capture_output=True,
+            text=True,
         )
         for symbol in foreign_symbols(listing.stdout, arguments.isa):
             print(f"{path}: {symbol} is outside tilewright::{arguments.isa}", file=sys.stderr)
             failures += 1
     if failures:
         print(
-            f"{failures} symbol(s) compiled for {arguments.isa} could replace the portable copy; keep standard "
-            "library inlines out of ISA objects and put everything else into TILEWRIGHT_ISA_NAMESPACE",
+            f"{failures} symbol(s) compiled for {arguments.isa} could replace the portable copy; keep "
+            "standard library inlines out of ISA objects and put everything else into TILEWRIGHT_ISA_NAMESPACE",
             file=sys.stderr,
         )
     return 1 if failures else 0

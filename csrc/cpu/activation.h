@@ -7,8 +7,8 @@
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
 // exp(x + tail), tail a correction far below x's ulp that keeps the error small where x itself was rounded.
-// Cody and Waite: x = n ln2 + r, a polynomial for exp(r), the exponent put on in two steps so that the largest
-// and the subnormal results come out.
+// Cody and Waite: x = n ln2 + r, a polynomial for exp(r), the exponent put on in two steps so that the
+// largest and the subnormal results come out.
 TW_INLINE vf exp(vf x, vf tail) {
   x = select(x > 89.0f, broadcast(89.0f), x);
   x = select(x < -104.0f, broadcast(-104.0f), x);
@@ -39,7 +39,8 @@ TW_INLINE vf relu(vf z) {
 }
 
 TW_INLINE vf silu(vf z) {
-  // exp of -|z| never overflows: z·e/(1+e) for negative z keeps the relative error small out to the subnormals.
+  // exp of -|z| never overflows: z·e/(1+e) for negative z keeps the relative error small out to the
+  // subnormals.
   const vf e = exp(-abs(z), zero());
   const vf numerator = select(z < 0.0f, z * e, z);
   return numerator / (1.0f + e);
@@ -68,8 +69,8 @@ TW_INLINE vf gelu(vf z) {
   return z * select(z < 0.0f, lower, 1.0f - lower);
 }
 
-// z·sigmoid(2u), u = √(2/π)(z + 0.044715 z³), with e = exp(-2|u|). The argument reaches 88, where its rounding
-// alone would cost 90 ulp of the result: it is carried in two floats.
+// z·sigmoid(2u), u = √(2/π)(z + 0.044715 z³), with e = exp(-2|u|). The argument reaches 88, where its
+// rounding alone would cost 90 ulp of the result: it is carried in two floats.
 TW_INLINE vf gelu_tanh(vf z) {
   const vf x0 = abs(z);
   const vf x = select(x0 > 12.0f, broadcast(12.0f), x0);

@@ -19,8 +19,8 @@ double now() {
 
 constexpr int kMaxThreads = 1024;
 
-// Repeats `region` for about `seconds`, at least three times, and returns the highest rate. The best and not the
-// mean: a probe that another process disturbed says nothing about the machine.
+// Repeats `region` for about `seconds`, at least three times, and returns the highest rate. The best and not
+// the mean: a probe that another process disturbed says nothing about the machine.
 template <class Region>
 double best_rate(double seconds, Region region) {
   const double end = now() + seconds;
@@ -68,7 +68,8 @@ void read_body(void* context, int thread, int team) {
 double peak_flops(const IsaKernels& isa, bool bf16_units, int threads, double seconds) {
   MultiplyJob job{};
   job.multiply = bf16_units ? isa.probe->multiply_bf16 : isa.probe->multiply_f32;
-  job.rounds = 200'000;  // about a millisecond: far above the cost of a parallel region, far below a time slice
+  job.rounds =
+      200'000;  // about a millisecond: far above the cost of a parallel region, far below a time slice
   return best_rate(seconds, [&] {
     std::fill_n(job.flops, threads, 0.0);
     parallel(threads, multiply_body, &job);

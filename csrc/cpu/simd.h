@@ -1,9 +1,9 @@
-// One vocabulary of vector operations for every instruction set: GCC's vector extensions, and intrinsics where
-// the extensions do not reach the instruction that is wanted.
+// One vocabulary of vector operations for every instruction set: GCC's vector extensions, and intrinsics
+// where the extensions do not reach the instruction that is wanted.
 //
-// The including file is compiled once per ISA level. Everything is in the level's own namespace, standard-library
-// functions are not used at all: an inline function compiled with AVX-512 would otherwise become the linker's
-// copy for the portable callers of the same name, and die on older processors.
+// The including file is compiled once per ISA level. Everything is in the level's own namespace,
+// standard-library functions are not used at all: an inline function compiled with AVX-512 would otherwise
+// become the linker's copy for the portable callers of the same name, and die on older processors.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +39,8 @@ using vi = int32_t __attribute__((vector_size(kLanes * 4)));
 using vu = uint32_t __attribute__((vector_size(kLanes * 4)));
 using vh = uint16_t __attribute__((vector_size(kLanes * 2)));
 
-// ---- plain vectors -------------------------------------------------------------------------------------------
+// ---- plain vectors
+// -------------------------------------------------------------------------------------------
 
 TW_INLINE vf broadcast(float x) {
 #if defined(__AVX512F__)
@@ -104,17 +105,26 @@ TW_INLINE vf abs(vf v) {
   return (vf)((vi)v & 0x7fffffff);
 }
 
-// Pairwise, so that the order is fixed and the depth is small.
+// Halves are added until one lane is left: a fixed order, of logarithmic depth.
 TW_INLINE float sum(vf v) {
-  float lane[kLanes];
-  store(lane, v);
-  TW_UNROLL for (int width = kLanes / 2; width > 0; width /= 2) {
-    TW_UNROLL for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
+#if defined(__AVX512F__)
+  const auto eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  const auto eight = v;
+#endif
+#if defined(__AVX2__)
+  const auto four =
+      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#else
+  const auto four = eight;
+#endif
+  const auto two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
+  return two[0] + two[1];
 }
 
-// ---- 16-bit formats, round to nearest even, NaN stays NaN ----------------------------------------------------
+// ---- 16-bit formats, round to nearest even, NaN stays NaN
+// ----------------------------------------------------
 
 TW_INLINE vf widen(vh h, bf16) {
 #if defined(__AVX512F__)
@@ -196,7 +206,8 @@ TW_INLINE void store(f16* p, vf v) {
   __builtin_memcpy(p, &h, sizeof h);
 }
 
-// ---- parts of vectors: lanes from `count` on are zero when loaded, untouched when stored ---------------------
+// ---- parts of vectors: lanes from `count` on are zero when loaded, untouched when stored
+// ---------------------
 
 TW_INLINE vf load_part(const float* p, int count) {
 #if defined(__AVX512F__)
@@ -263,7 +274,8 @@ TW_INLINE vf load_strided(const T* p, int64_t stride, int count) {
   return load(lane);
 }
 
-// ---- transposition -------------------------------------------------------------------------------------------
+// ---- transposition
+// -------------------------------------------------------------------------------------------
 
 #if defined(__AVX512F__)
 TW_INLINE vf interleave_low(vf a, vf b) {

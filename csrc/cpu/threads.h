@@ -10,7 +10,8 @@ namespace tilewright {
 using ParallelBody = void (*)(void* context, int thread, int team);
 void parallel(int threads, ParallelBody body, void* context);
 
-// Waits until every thread of the team is here. To be called by all threads of a body, `team` as it was given.
+// Waits until every thread of the team is here. To be called by all threads of a body, `team` as it was
+// given.
 void barrier(int team);
 
 bool built_with_openmp();

@@ -1,5 +1,5 @@
-// Plain types that cross the border between baseline code and the per-ISA objects. Declarations only: a function
-// here would be compiled once per instruction set and the linker would keep an arbitrary copy.
+// Plain types that cross the border between baseline code and the per-ISA objects. Declarations only: a
+// function here would be compiled once per instruction set and the linker would keep an arbitrary copy.
 #pragma once
 
 #include <cstdint>

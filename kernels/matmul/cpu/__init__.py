@@ -40,7 +40,7 @@ class CpuMatmul:
     def bind(self, config: CpuConfig, problem: MatmulProblem) -> Launch:
         """A callable ``launch(a, b, bias, residual)`` that returns y, or (y, pre-activation).
 
-        Everything about the geometry is checked here, once; a launch allocates its outputs and passes addresses.
+        Everything about the geometry is checked here, once; a launch allocates its outputs and runs.
 
         Raises:
             DeviceError: the compiled module is missing, or does not take the config.
@@ -62,8 +62,8 @@ class CpuMatmul:
                 residual_strides=None if problem.residual_strides is None else list(problem.residual_strides),
                 dtype=DTYPE_NAMES[problem.dtype],
                 out_dtype=DTYPE_NAMES[problem.out_dtype],
-                bias_dtype=None if problem.bias_dtype is None else DTYPE_NAMES[problem.bias_dtype],
-                residual_dtype=None if problem.residual_dtype is None else DTYPE_NAMES[problem.residual_dtype],
+                bias_dtype=_name(problem.bias_dtype),
+                residual_dtype=_name(problem.residual_dtype),
                 activation=problem.activation,
                 keep_preact=problem.keep_preact,
                 block_m=config.block_m,
@@ -74,12 +74,16 @@ class CpuMatmul:
                 threads=launch_threads(problem),
             )
         except ValueError as error:
-            raise DeviceError(f"matmul: cpu kernel {config} cannot run {problem.describe()}: {error}") from error
+            raise DeviceError(f"matmul: {config} cannot run {problem.describe()}: {error}") from error
         return _launcher(plan.run, problem)
 
 
+def _name(dtype: torch.dtype | None) -> str | None:
+    return None if dtype is None else DTYPE_NAMES[dtype]
+
+
 def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
-    """The hot path: a closure for each set of operands, because testing for them costs as much as passing them."""
+    """The hot path: a closure for each set of operands, because testing for them takes time too."""
     shape, dtype = problem.out_shape, problem.out_dtype
     empty, address = torch.empty, Tensor.data_ptr
     keep_preact = problem.keep_preact
@@ -95,9 +99,7 @@ def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
         run(address(a), address(b), address(y), 0, address(bias), 0)
         return y
 
-    def general(
-        a: Tensor, b: Tensor, bias: Tensor, residual: Tensor
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def general(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         y = empty(shape, dtype=dtype)
         preact = empty(shape, dtype=dtype) if keep_preact else None
         run(

@@ -1,4 +1,4 @@
-"""Which configs are worth trying for a product: blocks that fit the caches and divide evenly over the threads."""
+"""Which configs are worth trying: blocks that fit the caches and divide evenly over the threads."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from tilewright.kernels.matmul.cpu.config import (
 )
 from tilewright.kernels.matmul.problem import MatmulProblem
 
-# In cycles, measured on Zen 4 with AVX-512: packing an element that is contiguous along K (it is transposed in
-# registers), storing an element of C through its epilogue, and waking a team of threads.
+# In cycles, measured on Zen 4 with AVX-512: packing an element that is contiguous along K (it is transposed
+# in registers), storing an element of C through its epilogue, and waking a team of threads.
 _PACK = 0.35
 _FINISH = 0.3
 _WAKE = 12_000.0
+
+_WORTH = 2.0
+"""Blocks that should take longer than the best by this factor are not worth measuring."""
 
 _DEPTH = 384
 """block_k aims here: a strip of A (tile_m × block_k in fp32) then takes two thirds of a 32 KB L1 at most."""
 
 _CHUNK = 1 << 14
 """gemv cuts K into chunks of this length where the streamed matrix has too few rows to share out."""
+
+
+_QUERIES = 1 << 17
+"""The most fp32 values of the small operand that gemv keeps beside the stream."""
 
 
 def configs(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
@@ -36,7 +43,7 @@ def configs(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
 
 
 def depth(k: int) -> int:
-    """block_k: equal parts of K. It depends on K alone, so the bits of a product do not change with threads."""
+    """block_k: equal parts of K. It depends on K alone: the bits of a product do not change with threads."""
     if k <= _DEPTH * 3 // 2:
         return max(k, 1)
     return _round_up(_ceil(k, _ceil(k, _DEPTH)), 16)
@@ -65,7 +72,8 @@ def _gemv(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
     block = min(most, rows if tasks_elsewhere else max(16, _round_up(share, 16)))
     # Too few rows for the threads: share out K instead, in a number of chunks that K and the rows decide.
     few_rows = rows < 64 and k > 2 * _CHUNK
-    block_k = _CHUNK if few_rows else min(k, 1 << 16)
+    # The queries, converted to fp32, stay in half a megabyte of L2.
+    block_k = _CHUNK if few_rows else min(k, max(_QUERIES // max(queries, 1), 1))
     for size in dict.fromkeys((block, max(16, block // 2 // 16 * 16))):
         size = min(size, 1 << 20)
         block_m, block_n = (size, queries) if swapped else (queries, size)
@@ -76,14 +84,15 @@ def _gemm(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
     ranked: list[tuple[float, int, CpuConfig]] = []
     for isa, algorithm, tile_m, tile_n in sorted(instances()):
         if isa == device.arch and algorithm == "gemm":
-            best = sorted(_blocks(problem, device, tile_m, tile_n))[:2]
+            best = sorted(set(_blocks(problem, device, tile_m, tile_n)))[:2]
             ranked += [
                 (cost, rank, CpuConfig("gemm", isa, bm, bn, depth(problem.k), tile_m, tile_n))
                 for rank, (cost, bm, bn) in enumerate(best)
             ]
     ranked.sort(key=lambda entry: (entry[0], str(entry[2])))
-    for _, _, config in ranked:
-        yield config
+    for cost, _, config in ranked:
+        if cost <= _WORTH * ranked[0][0]:
+            yield config
 
 
 def _blocks(
@@ -113,11 +122,11 @@ def _blocks(
 
 def _parts(fewest: int, threads: int, most: int) -> list[int]:
     """Counts of parts from `fewest` up that are worth a look, `most` at the most."""
-    wanted = {fewest, *(fewest + i for i in range(1, 5)), *(threads * i for i in (1, 2, 3, 4) if threads * i > fewest)}
+    multiples = (threads * i for i in (1, 2, 3, 4))
+    wanted = {fewest + i for i in range(5)} | {parts for parts in multiples if parts > fewest}
     return sorted({max(1, min(most, parts)) for parts in wanted})
 
 
 def _idle(tile_m: int, vectors: int) -> float:
-    """Cycles lost for each multiply-add: small tiles wait for loads, a ragged one is shorter than the latency."""
-    loads = (tile_m + vectors) / (tile_m * vectors)
-    return max(0.0, loads - 0.75)
+    """Cycles lost for each multiply-add: processors load as many vectors in a cycle as they multiply."""
+    return max(0.0, (tile_m + vectors) / (tile_m * vectors) - 1.0)

@@ -109,7 +109,7 @@ def _bad_problem(problem: MatmulProblem) -> str | None:
         ("residual", problem.residual_dtype),
     ):
         if dtype is not None and dtype not in KERNEL_DTYPES:
-            return f"computes float32, bfloat16 and float16; the {what} dtype is {DTYPE_NAMES.get(dtype, dtype)}"
+            return f"computes f32, bf16 and f16; the {what} dtype is {DTYPE_NAMES.get(dtype, dtype)}"
     if problem.activation not in ACTIVATIONS:
         return f"knows no activation {problem.activation!r:.40}"
     return None
@@ -121,7 +121,8 @@ def _bad_match(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) ->
     if device.arch not in ISA_LEVELS or ISA_LEVELS.index(config.isa) > ISA_LEVELS.index(device.arch):
         return f"needs {config.isa}; the level in use is {device.arch}"
     if (config.isa, config.algorithm, config.tile_m, config.tile_n) not in instances():
-        return f"{config.algorithm!r:.40} with tile {config.tile_m}x{config.tile_n} was not compiled for {config.isa}"
+        tile = f"{config.tile_m}x{config.tile_n}"
+        return f"{config.algorithm!r:.40} with tile {tile} was not compiled for {config.isa}"
     if config.algorithm == "gemv":
         few = min(problem.m, problem.n)
         if few > GEMV_ROWS:

@@ -1,9 +1,10 @@
 // Blocked, packed, register-tiled matrix product. The walk is drawn in ../README.md.
 //
 // A task is one block_m × block_n block of one batch entry's C. For each block_k of K it packs the block of B
-// (which then stays in L2), and for every strip of tile_m rows packs that strip of A (which then stays in L1) and
-// runs the micro-kernel along the block of B. After the last block_k the epilogue finishes the tile while it is
-// in L1. No thread waits for another, and each element of C is summed in an order that block_k alone decides.
+// (which then stays in L2), and for every strip of tile_m rows packs that strip of A (which then stays in L1)
+// and runs the micro-kernel along the block of B. After the last block_k the epilogue finishes the tile while
+// it is in L1. No thread waits for another, and each element of C is summed in an order that block_k alone
+// decides.
 #include "cpu/threads.h"
 #include "instances.h"
 #include "microkernel.h"

@@ -1,8 +1,9 @@
 // Matrix products with few rows (or few columns): bound by memory, so the large matrix is read once.
 //
 // The *stream* is the large matrix, seen as rows of length k; the *queries* are the few rows (at most
-// kGemvRows) that each of its rows is multiplied with. For m <= n the stream is Bᵀ and the queries are the rows of
-// A; otherwise the stream is A and the queries are the columns of B. The queries are copied to fp32 first.
+// kGemvRows) that each of its rows is multiplied with. For m <= n the stream is Bᵀ and the queries are the
+// rows of A; otherwise the stream is A and the queries are the columns of B. The queries are copied to fp32
+// first.
 //
 //   stream contiguous along k (dot)             stream contiguous across its rows (axpy)
 //
@@ -11,8 +12,8 @@
 //   each vector is multiplied with the same     kDepth rows of vectors are loaded and added, weighted, to the
 //   vector of every query; a sum per pair       sums of every query, which stay in L1
 //
-// k is cut into chunks of block_k whatever the thread count. With more than one chunk the sums of each are kept
-// and added in order, so the result does not depend on the threads.
+// k is cut into chunks of block_k whatever the thread count. With more than one chunk the sums of each are
+// kept and added in order, so the result does not depend on the threads.
 #include "cpu/threads.h"
 #include "instances.h"
 #include "walk.h"
@@ -74,17 +75,21 @@ struct Run {
   float* threads;   // [thread][thread_floats]
 };
 
+// queries[q][kk], zero from k up to whole vectors.
 template <class T>
 void copy_queries(float* to, const T* from, const Layout& layout, int64_t k0, int64_t k) {
   for (int64_t q = 0; q < layout.queries; ++q) {
     const T* source = from + q * layout.query_row + k0 * layout.query_k;
     for (int64_t kk = 0; kk < k; kk += kLanes) {
-      store(to + q * layout.k_padded + kk, load_any(source + kk * layout.query_k, layout.query_k, k - kk));
+      const int used = static_cast<int>(min(kLanes, k - kk));
+      const T* at = source + kk * layout.query_k;
+      store(to + q * layout.k_padded + kk,
+            layout.query_k == 1 ? load_upto(at, used) : load_strided(at, layout.query_k, used));
     }
   }
 }
 
-// sums[q][row] for kRows rows and kQueries queries at once. The k tail is loaded as zeros on both sides.
+// sums[q][row] for kRows rows and kQueries queries at once. The tail of k is loaded as zeros on both sides.
 template <class T, int kRows, int kQueries>
 void dot_tile(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
               int64_t queries_row, int64_t k) {
@@ -103,19 +108,19 @@ void dot_tile(float* sums, int64_t sums_row, const T* stream, int64_t stream_row
   }
   if (kk < k) {
     const int rest = static_cast<int>(k - kk);
-    TW_UNROLL for (int q = 0; q < kQueries; ++q) {
-      const vf query = load_part(queries + q * queries_row + kk, rest);
-      TW_UNROLL for (int r = 0; r < kRows; ++r) {
-        acc[r][q] = fma(load_part(stream + r * stream_row + kk, rest), query, acc[r][q]);
+    TW_UNROLL for (int r = 0; r < kRows; ++r) {
+      const vf row = load_part(stream + r * stream_row + kk, rest);
+      TW_UNROLL for (int q = 0; q < kQueries; ++q) {
+        acc[r][q] = fma(row, load(queries + q * queries_row + kk), acc[r][q]);
       }
     }
   }
-  TW_UNROLL for (int q = 0; q < kQueries; ++q) {
-    TW_UNROLL for (int r = 0; r < kRows; ++r) sums[q * sums_row + r] = sum(acc[r][q]);
+  TW_UNROLL for (int r = 0; r < kRows; ++r) {
+    TW_UNROLL for (int q = 0; q < kQueries; ++q) sums[q * sums_row + r] = sum(acc[r][q]);
   }
 }
 
-// As many rows at once as leave the accumulators in registers.
+// As many rows at once as leave the accumulators, a query and the rows in registers.
 constexpr int dot_rows(int queries) {
   const int budget = kLanes == 16 ? 24 : 8;
   const int rows = budget / queries;
@@ -123,8 +128,8 @@ constexpr int dot_rows(int queries) {
 }
 
 template <class T, int kQueries>
-void dot_rows_of(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
-                 int64_t queries_row, int64_t rows, int64_t k) {
+void dot_group(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
+               int64_t queries_row, int64_t rows, int64_t k) {
   constexpr int kRows = dot_rows(kQueries);
   int64_t row = 0;
   for (; row + kRows <= rows; row += kRows) {
@@ -132,25 +137,27 @@ void dot_rows_of(float* sums, int64_t sums_row, const T* stream, int64_t stream_
                                  queries_row, k);
   }
   for (; row < rows; ++row) {
-    dot_tile<T, 1, kQueries>(sums + row, sums_row, stream + row * stream_row, stream_row, queries, queries_row,
-                             k);
+    dot_tile<T, 1, kQueries>(sums + row, sums_row, stream + row * stream_row, stream_row, queries,
+                             queries_row, k);
   }
 }
 
-// Queries in groups of at most 8: the second group finds the stream's rows in cache, a few rows at a time.
+// Queries in groups of at most 8: the second group finds the stream's rows in cache, a few at a time. Cutting
+// k so that the queries stay in L1 was slower (Zen 4, 8 and 16 queries of 4096): it breaks up the stream.
 template <class T>
 void dot(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
          int64_t queries_row, int64_t count, int64_t rows, int64_t k) {
   using Kernel = void (*)(float*, int64_t, const T*, int64_t, const float*, int64_t, int64_t, int64_t);
-  constexpr Kernel kernels[] = {nullptr,           dot_rows_of<T, 1>, dot_rows_of<T, 2>,
-                                dot_rows_of<T, 3>, dot_rows_of<T, 4>, dot_rows_of<T, 5>,
-                                dot_rows_of<T, 6>, dot_rows_of<T, 7>, dot_rows_of<T, 8>};
+  constexpr Kernel kernels[] = {nullptr,         dot_group<T, 1>, dot_group<T, 2>,
+                                dot_group<T, 3>, dot_group<T, 4>, dot_group<T, 5>,
+                                dot_group<T, 6>, dot_group<T, 7>, dot_group<T, 8>};
   const int64_t group = count <= 8 ? count : (count + 1) / 2;
   constexpr int64_t kStep = 12;  // a multiple of every dot_rows()
   for (int64_t row = 0; row < rows; row += kStep) {
     for (int64_t q = 0; q < count; q += group) {
-      kernels[min(group, count - q)](sums + q * sums_row + row, sums_row, stream + row * stream_row, stream_row,
-                                     queries + q * queries_row, queries_row, min(kStep, rows - row), k);
+      kernels[min(group, count - q)](sums + q * sums_row + row, sums_row, stream + row * stream_row,
+                                     stream_row, queries + q * queries_row, queries_row,
+                                     min(kStep, rows - row), k);
     }
   }
 }
@@ -184,8 +191,8 @@ void axpy(float* sums, int64_t sums_row, const T* stream, int64_t stream_k, cons
   for (int64_t i = 0; i < count * sums_row; i += kLanes) store(sums + i, zero());
   int64_t kk = 0;
   for (; kk + kAxpyDepth <= k; kk += kAxpyDepth) {
-    axpy_rows<T, kAxpyDepth>(sums, sums_row, stream + kk * stream_k, stream_k, queries + kk, queries_row, count,
-                             rows);
+    axpy_rows<T, kAxpyDepth>(sums, sums_row, stream + kk * stream_k, stream_k, queries + kk, queries_row,
+                             count, rows);
   }
   for (; kk < k; ++kk) {
     axpy_rows<T, 1>(sums, sums_row, stream + kk * stream_k, stream_k, queries + kk, queries_row, count, rows);
@@ -193,7 +200,8 @@ void axpy(float* sums, int64_t sums_row, const T* stream, int64_t stream_k, cons
 }
 
 // Writes rows row0 … of the stream: the epilogue of sums[q][row].
-void finish(float* sums, float* turned, const Layout& layout, const Epilogue& whole, int64_t row0, int64_t rows) {
+void finish(float* sums, float* turned, const Layout& layout, const Epilogue& whole, int64_t row0,
+            int64_t rows) {
   if (!layout.swapped) {
     finish_tile(sums, layout.rows_padded, static_cast<int>(layout.queries), rows, advance(whole, 0, row0));
     return;
@@ -247,9 +255,11 @@ void work(void* context, int thread, int team) {
                       k0 * layout.stream_k;
     float* sums = layout.chunks == 1 ? own_sums : run.partials + task * layout.sum_floats;
     if (layout.stream_k == 1) {
-      dot(sums, layout.rows_padded, stream, layout.stream_row, queries, layout.k_padded, layout.queries, rows, k);
+      dot(sums, layout.rows_padded, stream, layout.stream_row, queries, layout.k_padded, layout.queries, rows,
+          k);
     } else {
-      axpy(sums, layout.rows_padded, stream, layout.stream_k, queries, layout.k_padded, layout.queries, rows, k);
+      axpy(sums, layout.rows_padded, stream, layout.stream_k, queries, layout.k_padded, layout.queries, rows,
+           k);
     }
     if (layout.chunks == 1) finish(sums, turned, layout, entry.epilogue, row0, rows);
   }
@@ -262,7 +272,8 @@ void work(void* context, int thread, int team) {
     const int64_t row_block = block % layout.row_blocks;
     const int64_t row0 = row_block * layout.block_rows;
     const int64_t rows = min(layout.block_rows, layout.rows - row0);
-    const float* first = run.partials + (batch * layout.chunks * layout.row_blocks + row_block) * layout.sum_floats;
+    const float* first =
+        run.partials + (batch * layout.chunks * layout.row_blocks + row_block) * layout.sum_floats;
     for (int64_t q = 0; q < layout.queries; ++q) {
       for (int64_t row = 0; row < rows; row += kLanes) {
         const int64_t at = q * layout.rows_padded + row;

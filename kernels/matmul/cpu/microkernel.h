@@ -38,8 +38,8 @@ void multiply_tile(int64_t k, const float* a, const float* b, float* c, bool acc
 
 using TileKernel = void (*)(int64_t k, const float* a, const float* b, float* c, bool accumulate);
 
-// Register tiles, the most rows for each count of vectors: kRows·kVectors accumulators, kVectors rows of b and a
-// broadcast fit the 32 (AVX-512) or 16 registers. GCC 12's assembly has no spills with these.
+// Register tiles, the most rows for each count of vectors: kRows·kVectors accumulators, kVectors rows of b
+// and a broadcast fit the 32 (AVX-512) or 16 registers. GCC 12's assembly has no spills with these.
 #if defined(__AVX512F__)
 constexpr int kMaxVectors = 4;
 constexpr int kMaxRows[] = {0, 16, 14, 9, 6};

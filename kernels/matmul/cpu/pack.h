@@ -10,7 +10,8 @@ namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 // Whichever of the two dimensions is contiguous is read in vectors; along k that takes a transposition in
 // registers. Zeros only fill lanes that are never stored, so what they meet (Inf·0) does not matter.
 template <class T>
-void pack_panel(float* panel, const T* source, int64_t step, int64_t k_step, int width, int valid, int64_t k) {
+void pack_panel(float* panel, const T* source, int64_t step, int64_t k_step, int width, int valid,
+                int64_t k) {
   if (step == 1 || valid == 1) {
     for (int64_t kk = 0; kk < k; ++kk) {
       for (int i = 0; i < width; i += kLanes) {

@@ -31,8 +31,8 @@ class MatmulPlan {
   // Throws std::invalid_argument with a sentence that names the field.
   explicit MatmulPlan(const MatmulRequest& request);
 
-  // Computes into p.c (and p.preact). Many threads may run one plan at once. Throws std::invalid_argument where
-  // a pointer that the geometry needs is null, std::bad_alloc where scratch memory is not to be had.
+  // Computes into p.c (and p.preact). Many threads may run one plan at once. Throws std::invalid_argument
+  // where a pointer that the geometry needs is null, std::bad_alloc where scratch memory is not to be had.
   void run(const MatmulPointers& p) const;
 
   size_t workspace_bytes() const {
