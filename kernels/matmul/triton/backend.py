@@ -43,7 +43,7 @@ class TritonMatmul:
             return missing
         if kind == "cpu":
             if interpreting():
-                return None
+                return _interpreter_failing(self)
             return Absence(
                 "TRITON_INTERPRET was set after Triton's kernels were loaded", "set it before Python starts"
             )
@@ -185,6 +185,21 @@ def _triton_missing() -> Absence | None:
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST:
         return Absence(f"Triton is {version or 'of unknown version'}; 3.5 is the oldest supported", _INSTALL)
     return None
+
+
+@functools.cache
+def _interpreter_failing(backend: TritonMatmul) -> Absence | None:
+    """Runs one product of 1 x 1 matrices: Triton 3.6 interprets no loop where numpy is 2.4 or newer."""
+    one = torch.ones(1, 1)
+    try:
+        result = backend.bind(
+            TritonConfig("tiled", 16, 16, 16, 1, 1, 4, 2), MatmulProblem.from_tensors(one, one)
+        )(one, one)
+    except Exception as error:
+        return Absence(
+            f"Triton's interpreter fails here ({error})", "upgrade triton, or pip install 'numpy<2.4'"
+        )
+    return None if result.item() == 1.0 else Absence("Triton's interpreter computes 1 · 1 wrongly", _INSTALL)
 
 
 @functools.cache
