@@ -70,20 +70,24 @@ def _field(config: Any, name: str, default: int) -> int:
 _ISA_FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
 """The most that one core does with a level's instructions; the device's peaks are those of its best level."""
 
-_BOOST = 1.3  # clocks above the announced one
+_LANES = {"avx512": 16, "avx2": 8, "portable": 4}
+_BOOST = 1.4  # clocks above the announced one
 
-_CPU_GEMM_EFFICIENCY = 0.85
+# Cycles for an element that is packed and for one of C that is stored, and the share of the multiply-add rate
+# that the inner loop keeps; measured on AMD Zen 4 with AVX-512.
+_PACK_CYCLES = 0.6
+_STORE_CYCLES = 0.3
+_INNER_LOOP_SHARE = 0.9
+_GEMV_SHARE = 0.75
 _CPU_BANDWIDTH_SHARE = 0.85
+_CORE_BANDWIDTH = 25e9
 _CPU_CACHE_SPEEDUP = 3.0  # a shared last-level cache against main memory
 
 
-def _cpu_peak(problem: MatmulProblem, device: DeviceSpec, isa: str) -> float:
-    """FLOP/s of the threads that the problem may use, through one ISA level."""
-    level = device.units * device.clock_hz * _BOOST * _ISA_FLOPS_PER_CLOCK.get(isa, 8)
-    peak = min(device.peak_fp32, level)
-    if problem.dtype == torch.bfloat16 and isa == "avx512":
-        peak = device.peak_16bit
-    return peak * _threads(problem, device) / device.units
+def _core_peak(device: DeviceSpec, isa: str) -> float:
+    """FLOP/s of one core through one ISA level. 16-bit operands are widened, so dtypes do not differ."""
+    level = device.clock_hz * _BOOST * _ISA_FLOPS_PER_CLOCK.get(isa, 8)
+    return min(device.peak_fp32 / device.units, level)
 
 
 def _threads(problem: MatmulProblem, device: DeviceSpec) -> int:
@@ -92,83 +96,85 @@ def _threads(problem: MatmulProblem, device: DeviceSpec) -> int:
 
 
 def _cpu_bandwidth(problem: MatmulProblem, device: DeviceSpec) -> float:
-    """One core draws at most about 20 GB/s, all together what was measured."""
-    return min(device.bandwidth, _threads(problem, device) * max(20e9, device.bandwidth / device.units))
+    """One core draws at most about 25 GB/s, all together what was measured."""
+    return min(
+        device.bandwidth, _threads(problem, device) * max(_CORE_BANDWIDTH, device.bandwidth / device.units)
+    )
+
+
+def _overlapped(memory: float, compute: float) -> float:
+    """The longer of two activities that overlap in part: prefetching hides about half of the shorter one."""
+    return max(memory, compute) + 0.5 * min(memory, compute)
 
 
 def _cpu_matmul(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    """A task multiplies one block of C through all of K, after packing its own rows of A and columns of B."""
     m, n, k, batch = _sizes(problem)
-    itemsize = problem.dtype.itemsize
-    isa = getattr(config, "isa", device.arch)
-    threads = _threads(problem, device)
-    bandwidth = _cpu_bandwidth(problem, device)
-    memory = problem.bytes() / (bandwidth * _CPU_BANDWIDTH_SHARE)
+    isa = str(getattr(config, "isa", device.arch))
+    threads, lanes = _threads(problem, device), _LANES.get(isa, 4)
+    peak = _core_peak(device, isa)
+    memory = problem.bytes() / (_cpu_bandwidth(problem, device) * _CPU_BANDWIDTH_SHARE)
     launch = device.launch_seconds if threads > 1 else 1e-6
     if "gemv" in str(getattr(config, "algorithm", "")):
-        # One vector of B is loaded for every multiply-add: load ports, not multiply-add units, set the pace.
-        compute = problem.flops() / (_cpu_peak(problem, device, isa) * 0.3)
-        return max(memory, compute) + launch
+        return _overlapped(memory, problem.flops() / (peak * threads * _GEMV_SHARE)) + launch
     tile_m, tile_n = _field(config, "tile_m", 1), _field(config, "tile_n", 1)
-    block_m = _field(config, "block_m", tile_m)
-    block_n = _field(config, "block_n", tile_n)
-    block_k = _field(config, "block_k", max(k, 1))
-    padded = 2.0 * batch * _ceil(m, tile_m) * tile_m * _ceil(n, tile_n) * tile_n * k
+    block_m = max(1, min(_field(config, "block_m", tile_m), _ceil(m, tile_m) * tile_m))
+    block_n = max(1, min(_field(config, "block_n", tile_n), _ceil(n, tile_n) * tile_n))
     tasks = batch * _ceil(m, block_m) * _ceil(n, block_n)
-    imbalance = _ceil(tasks, threads) * threads / tasks if tasks else 1.0
-    # A tile of r × c vectors does r·c multiply-adds for r broadcasts and c loads.
-    vectors = max(1.0, tile_n * 4 / {"avx512": 64, "avx2": 32}.get(isa, 16))
-    loads = (tile_m + vectors) / (2 * tile_m * vectors)
-    efficiency = _CPU_GEMM_EFFICIENCY / max(1.0, loads * 1.5)
-    # Accumulators are loaded and stored once for every block of K.
-    depth = min(block_k, max(k, 1))
-    efficiency *= depth / (depth + 16.0)
-    compute = padded * imbalance / (_cpu_peak(problem, device, isa) * efficiency)
-    # B is packed (read, written, read again); A is read again for every block of columns that passes.
-    cache = bandwidth * _CPU_CACHE_SPEEDUP
-    packing = batch * (2 * k * n + _ceil(n, block_n) * m * k) * itemsize / cache
-    return max(memory, compute) + packing + launch
+    # Rows of a tile beyond the edge are not computed; columns are padded to whole vectors.
+    rows, columns = min(block_m, max(m, 1)), min(block_n, _ceil(max(n, 1), lanes) * lanes)
+    # A tile of r rows and c vectors does r·c multiply-adds for r broadcasts and c loads.
+    vectors = max(1.0, tile_n / lanes)
+    idle = max(0.0, (tile_m + vectors) / (tile_m * vectors) - 1.0)
+    multiply = 2.0 * rows * columns * k * (1 + idle) / (peak * _INNER_LOOP_SHARE)
+    cycles = _PACK_CYCLES * k * (rows + columns) + _STORE_CYCLES * rows * columns
+    task = multiply + cycles / min(peak / (2 * lanes), device.clock_hz * _BOOST)
+    return _overlapped(memory, _ceil(tasks, threads) * task) + launch
 
 
-# Vendor libraries on CPUs. Shares of peak (many rows) and of bandwidth (few rows), measured with torch 2.13
-# on AMD Zen 4 and Zen 5: MKL's fp32 code path for AMD is slow, oneDNN's is not.
-_EAGER_SHARE_AMD_FP32 = 0.28
-_EAGER_SHARE = 0.75
-_ONEDNN_SHARE = 0.75
-_FEW_ROWS = 16
-_EAGER_BANDWIDTH_SHARE = 0.4
-_ONEDNN_BANDWIDTH_SHARE = 0.7
-_TORCH_OP_SECONDS = 2e-6
-_ONEDNN_CALL_SECONDS = 12e-6  # its primitive is looked up on every call: 15 µs at 8x8x8 where eager takes 3.6
+# Vendor libraries on CPUs: shares of peak, measured with torch 2.13 on AMD Zen 4, where MKL's fp32 products take
+# its AVX2 path; on Zen 5, with twice the peak, that is 0.25–0.3 of it. The share grows with the rows of the
+# product as rows / (rows + 8). oneDNN's is rated below what was seen there (0.86): it is not what torch runs by
+# itself, so it too must earn its place.
+_MKL_SHARE = 0.78
+_ONEDNN_SHARE = 0.80
+_RAMP_ROWS = 8
+_OTHER_SHARES = {torch.float64: 0.4, torch.float16: 0.2}  # of the fp32 peak, whatever the number of rows
+_INTEGER_SHARE = 0.3
+_TORCH_OP_SECONDS = 3e-6
+_ONEDNN_OP_SECONDS = 18e-6
+_VENDOR_BANDWIDTH_SHARE = 0.8
 
 
 def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
     algorithm, layout = str(getattr(config, "algorithm", "")), getattr(config, "b_layout", "as_is")
     m, n, k, batch = _sizes(problem)
-    bandwidth = _cpu_bandwidth(problem, device)
-    peak = device.peak_16bit if problem.dtype == torch.bfloat16 else device.peak_fp32
-    peak *= _threads(problem, device) / device.units
+    threads = _threads(problem, device)
+    bandwidth = _cpu_bandwidth(problem, device) * _VENDOR_BANDWIDTH_SHARE
     onednn = algorithm.startswith("onednn")
-    amd = any(word in device.name for word in ("AMD", "EPYC", "Ryzen"))
-    share = _ONEDNN_SHARE if onednn else _EAGER_SHARE
-    if problem.dtype == torch.float32 and amd and not onednn:
-        share = _EAGER_SHARE_AMD_FP32
-    if not problem.dtype.is_floating_point:
-        share = 0.02  # torch's integer products are plain loops
-    compute = problem.flops() / (peak * share * max(min(m, 64), 1) / 64.0 if m < 64 else peak * share)
-    reading = _ONEDNN_BANDWIDTH_SHARE if onednn else _EAGER_BANDWIDTH_SHARE
-    memory = problem.bytes() / (bandwidth * (reading if m <= _FEW_ROWS else 0.8))
-    # With few rows the product waits for memory; the ramp of `compute` above must not count twice.
-    seconds = memory if m <= _FEW_ROWS else max(memory, compute)
-    if m <= _FEW_ROWS:
-        seconds = max(seconds, problem.flops() / (peak * share))
-    if onednn and algorithm != "onednn_prepacked" and m > _FEW_ROWS:
-        layout = "reorder"
-    if layout != "as_is":
-        seconds += 2 * batch * k * n * problem.dtype.itemsize / (bandwidth * 0.5)
+    peak, share = device.peak(problem.dtype), _ONEDNN_SHARE
+    reading = bandwidth
+    if problem.dtype == torch.float32 and not onednn:
+        share = _MKL_SHARE
+        if any(word in device.name for word in ("AMD", "EPYC", "Ryzen")):
+            peak = min(peak, device.units * device.clock_hz * _BOOST * _ISA_FLOPS_PER_CLOCK["avx2"])
+            # With few rows it does not share the reading out over the threads: 16 GB/s of 45 on four cores.
+            reading = (
+                min(reading, _CORE_BANDWIDTH * _VENDOR_BANDWIDTH_SHARE) if m <= 2 * _RAMP_ROWS else reading
+            )
+    rows = max(1, min(m, n))
+    share *= rows / (rows + _RAMP_ROWS)
+    if problem.dtype not in (torch.float32, torch.bfloat16) and not onednn:
+        peak, share = device.peak_fp32, _OTHER_SHARES.get(problem.dtype, _INTEGER_SHARE)
+    rate = peak * threads / device.units * share
+    seconds = max(problem.bytes() / reading, problem.flops() / rate)
+    if layout != "as_is" or (onednn and algorithm != "onednn_prepacked" and problem.b_layout != "col"):
+        # B is copied into another order: read, written, and read again out of order.
+        seconds += 3 * batch * k * n * problem.dtype.itemsize / bandwidth
     elementwise = _elementwise_passes(algorithm, problem)
     seconds += elementwise * 2 * batch * m * n * problem.out_dtype.itemsize / (bandwidth * _CPU_CACHE_SPEEDUP)
-    calls = (1 + elementwise) * _TORCH_OP_SECONDS + (_ONEDNN_CALL_SECONDS if onednn else 0.0)
-    return seconds + calls + device.launch_seconds
+    seconds += _ONEDNN_OP_SECONDS if onednn else _TORCH_OP_SECONDS
+    return seconds + elementwise * _TORCH_OP_SECONDS + (device.launch_seconds if threads > 1 else 0.0)
 
 
 def _elementwise_passes(algorithm: str, problem: MatmulProblem) -> int:

@@ -35,7 +35,7 @@ _UNINITIALIZED = {
 }
 
 
-class Poison(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Poison(TorchDispatchMode):
     """Inside, every tensor that torch allocates uninitialized holds NaN (integers: their maximum)."""
 
     def __init__(self) -> None:
