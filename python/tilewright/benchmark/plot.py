@@ -1,0 +1,189 @@
+"""Draws a report: a roofline and bars of speed-up. Needs matplotlib."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilewright.benchmark.contenders import COMPILED, CUBLASLT, EAGER, PREPACKED
+from tilewright.benchmark.results import OURS, Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette: distinct for colour-blind readers, too.
+COLOURS = {
+    EAGER["linear"]: "#999999",
+    EAGER["matmul"]: "#56B4E9",
+    PREPACKED: "#0072B2",
+    CUBLASLT: "#0072B2",
+    COMPILED: "#CC79A7",
+    OURS: "#D55E00",
+    f"{OURS} cpu": "#E69F00",
+    f"{OURS} triton": "#009E73",
+    f"{OURS} cuda": "#F0E442",
+    f"{OURS} aten": "#555555",
+}
+_MARKERS = {
+    OURS: "D",
+    f"{OURS} cpu": "^",
+    f"{OURS} triton": "^",
+    f"{OURS} cuda": "v",
+    COMPILED: "s",
+    PREPACKED: "P",
+}
+_MOST_BARS = 70
+
+
+def use_quiet_style() -> Any:
+    """matplotlib's pyplot without a display, with the style that all plots here share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "figure.dpi": 150,
+        }
+    )
+    return plt
+
+
+def plot_report(report: Report, path: Path) -> None:
+    """Writes a PNG (or whatever the suffix says) with the roofline on top and the speed-ups below."""
+    plt = use_quiet_style()
+    shapes = report.shapes[:_MOST_BARS]
+    width = max(9.0, 2.5 + 0.24 * len(shapes))
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(width, 9), height_ratios=(1.15, 1), layout="constrained"
+    )
+    draw_roofline(top, report)
+    draw_speedups(bottom, report)
+    environment, settings = report.environment, report.settings
+    epilogue = " + ".join(
+        word
+        for word in ("bias" if settings["bias"] else "", settings["activation"])
+        if word not in ("", "none")
+    )
+    figure.suptitle(
+        f"matmul{f' + {epilogue}' if epilogue else ''}, {settings['dtype']}, "
+        f"{environment['device']} ({environment['arch']}, {_workers(environment)}), "
+        f"torch {environment['versions']['torch']}",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+        color="#444444",
+    )
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _workers(environment: dict[str, Any]) -> str:
+    if environment["device_kind"] == "cuda":
+        return f"{environment['units']} SMs"
+    return f"{environment['threads']} threads"
+
+
+def draw_roofline(axes: Axes, report: Report) -> None:
+    """FLOP/s over arithmetic intensity, log-log, under the peak and bandwidth that this run measured."""
+    from matplotlib.ticker import NullFormatter
+
+    flops, bandwidth = report.ceiling["flops"], report.ceiling["bandwidth"]
+    intensities = [result.flops / result.bytes for result in report.shapes if result.flops]
+    if not intensities:
+        return
+    low, high = min(intensities) / 2, max(max(intensities), flops / bandwidth) * 2
+    ridge = flops / bandwidth
+    axes.plot(
+        [low, ridge, high], [low * bandwidth / 1e9, flops / 1e9, flops / 1e9], color="black", linewidth=1.4
+    )
+    label = f"peak {flops / 1e12:.3g} TFLOP/s" if flops >= 1e12 else f"peak {flops / 1e9:.3g} GFLOP/s"
+    axes.annotate(
+        label, (high, flops / 1e9), ha="right", va="bottom", xytext=(0, 3), textcoords="offset points"
+    )
+    axes.annotate(
+        f"{bandwidth / 1e9:.3g} GB/s",
+        (low, low * bandwidth / 1e9),
+        rotation=0,
+        va="bottom",
+        xytext=(0, 14),
+        textcoords="offset points",
+    )
+    for name in _present(report):
+        points = [
+            (result.flops / result.bytes, entry.flops_per_second / 1e9)
+            for result in report.shapes
+            if result.flops and (entry := result.entry(name)) is not None
+        ]
+        axes.scatter(
+            [x for x, _ in points],
+            [y for _, y in points],
+            label=name,
+            s=30 if name == OURS else 20,
+            marker=_MARKERS.get(name, "o"),
+            color=COLOURS.get(name, "#000000"),
+            alpha=0.85,
+            linewidths=0,
+            zorder=3 if name == OURS else 2,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("arithmetic intensity, FLOP per byte that main memory must move")
+    axes.set_ylabel("GFLOP/s")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_title("Roofline: lines are the peak and bandwidth measured in this run")
+    axes.legend(loc="lower right", ncols=2)
+
+
+def draw_speedups(axes: Axes, report: Report) -> None:
+    """How many times faster than the eager call and than the best of torch, a pair of bars per shape."""
+    shapes = report.shapes[:_MOST_BARS]
+    pairs = []
+    for result in shapes:
+        entry = result.entry(OURS)
+        pairs.append(
+            tuple(
+                report.ratio(result, entry, best=best) if entry is not None else None
+                for best in (False, True)
+            )
+        )
+    labels = [
+        f"against {s.against}: geomean {s.geomean:.2f}, p10 {s.p10:.2f}, worst {s.worst:.2f}"
+        for s in report.summaries()
+    ]
+    for offset, column, colour, label in zip(
+        (-0.2, 0.2), (0, 1), ("#D55E00", "#0072B2"), labels, strict=False
+    ):
+        heights = [math.nan if (ratio := pair[column]) is None else ratio for pair in pairs]
+        axes.bar([i + offset for i in range(len(heights))], heights, width=0.38, color=colour, label=label)
+    axes.axhline(1.0, color="black", linewidth=0.9)
+    axes.set_title("Speed-up of what tilewright chooses")
+    axes.set_xticks(range(len(shapes)), [str(result.shape) for result in shapes], rotation=90, fontsize=6.5)
+    axes.set_xlim(-0.7, len(shapes) - 0.3)
+    axes.set_ylabel("× faster (above 1)")
+    axes.grid(axis="x", visible=False)
+    highest = max((height for pair in pairs for height in pair if height is not None), default=1.0)
+    axes.set_ylim(0, 1.25 * max(highest, 1.0))  # room for the legend
+    axes.legend(loc="upper left", ncols=2)
+
+
+def _present(report: Report) -> list[str]:
+    names: dict[str, None] = {}
+    for result in report.shapes:
+        for entry in result.entries:
+            names[entry.contender] = None
+    return sorted(names, key=lambda name: list(COLOURS).index(name) if name in COLOURS else 99)

@@ -1,0 +1,192 @@
+"""What a benchmark found, summed up and stored: JSON with everything, CSV with a line per measurement."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilewright.benchmark.shapes import Shape
+from tilewright.benchmark.timing import geomean, quantile
+
+FORMAT = 1
+
+OURS = "tilewright"
+"""The contender that runs what tilewright chooses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One contender on one shape. Times are seconds per call; `roofline` is the floor's share of `p50`."""
+
+    contender: str
+    p50: float
+    p20: float
+    p80: float
+    samples: int
+    flops_per_second: float
+    roofline: float
+    error: float  # the largest |y - y64|
+    right: bool  # within the bound, elementwise
+    detail: str = ""  # which kernel ran
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeResult:
+    """All contenders on one shape."""
+
+    shape: Shape
+    problem: str
+    flops: int
+    bytes: int
+    floor: float
+    entries: tuple[Entry, ...]
+    absent: dict[str, str]  # contender to the reason why it was not timed
+    choice: str
+    rounds: int
+    repeated: int
+    steady: bool
+
+    def entry(self, contender: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.contender == contender), None)
+
+    def best(self, contenders: Iterable[str]) -> Entry | None:
+        """The fastest of these that computed the right thing."""
+        names = set(contenders)
+        right = [entry for entry in self.entries if entry.contender in names and entry.right]
+        return min(right, key=lambda entry: entry.p50, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Ratios of times, theirs over ours, over a list: above one, we are faster."""
+
+    against: str
+    shapes: int
+    geomean: float
+    p10: float
+    worst: float
+    worst_shape: str
+
+
+@dataclass(slots=True)
+class Report:
+    """A whole run. `baseline` names what torch users have today, `torch` all that torch offers."""
+
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    ceiling: dict[str, Any]
+    baseline: str
+    torch: tuple[str, ...]
+    shapes: list[ShapeResult] = field(default_factory=list)
+
+    def ratio(self, result: ShapeResult, entry: Entry, *, best: bool) -> float | None:
+        """How many times faster `entry` is than the baseline or than the best of torch."""
+        other = result.best(self.torch) if best else result.entry(self.baseline)
+        return other.p50 / entry.p50 if other is not None else None
+
+    def summaries(self, contender: str = OURS) -> list[Summary]:
+        found = []
+        for against, best in ((self.baseline, False), ("best of torch", True)):
+            ratios = []
+            for result in self.shapes:
+                entry = result.entry(contender)
+                ratio = self.ratio(result, entry, best=best) if entry is not None else None
+                if ratio is not None:
+                    ratios.append((ratio, str(result.shape)))
+            if ratios:
+                values = [ratio for ratio, _ in ratios]
+                worst, where = min(ratios)
+                found.append(
+                    Summary(against, len(ratios), geomean(values), quantile(values, 0.1), worst, where)
+                )
+        return found
+
+    def choices(self) -> dict[str, int]:
+        """How often each backend was chosen."""
+        counts: dict[str, int] = {}
+        for result in self.shapes:
+            backend = result.choice.partition(":")[0]
+            counts[backend] = counts.get(backend, 0) + 1
+        return counts
+
+    def wrong(self) -> list[str]:
+        """Every measurement of ours whose result was outside the bound."""
+        return [
+            f"{entry.contender} on {result.shape}: error {entry.error:.3g}"
+            for result in self.shapes
+            for entry in result.entries
+            if not entry.right and entry.contender.startswith(OURS)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "environment": self.environment,
+            "settings": self.settings,
+            "ceiling": self.ceiling,
+            "baseline": self.baseline,
+            "torch": list(self.torch),
+            "summaries": [asdict(summary) for summary in self.summaries()],
+            "choices": self.choices(),
+            "shapes": [asdict(result) for result in self.shapes],
+        }
+
+    def write_json(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def write_csv(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(CSV_COLUMNS)
+            writer.writerows(self._lines())
+
+    def _lines(self) -> Iterable[Sequence[Any]]:
+        for result in self.shapes:
+            shape = result.shape
+            for entry in result.entries:
+                yield (
+                    shape.name,
+                    shape.m,
+                    shape.n,
+                    shape.k,
+                    entry.contender,
+                    entry.detail,
+                    entry.p50,
+                    entry.p20,
+                    entry.p80,
+                    entry.samples,
+                    entry.flops_per_second,
+                    entry.roofline,
+                    _or_empty(self.ratio(result, entry, best=False)),
+                    _or_empty(self.ratio(result, entry, best=True)),
+                    entry.error,
+                    int(entry.right),
+                )
+
+
+CSV_COLUMNS = (
+    "shape",
+    "m",
+    "n",
+    "k",
+    "contender",
+    "kernel",
+    "p50_s",
+    "p20_s",
+    "p80_s",
+    "samples",
+    "flops_per_s",
+    "roofline",
+    "x_baseline",
+    "x_best_of_torch",
+    "max_error",
+    "right",
+)
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value

@@ -1,0 +1,23 @@
+"""The command line: doctor, bench, tune, explain, compile, demo. A file each."""
+
+from __future__ import annotations
+
+import sys
+
+_NEEDED = ("typer", "rich")
+
+
+def main() -> None:
+    """Entry point of ``tilewright`` and ``python -m tilewright``."""
+    try:
+        from tilewright.cli.app import app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _NEEDED:
+            raise
+        print(
+            f"tilewright: the command line needs {error.name}, which is not installed; "
+            "pip install 'tilewright[cli]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+    app()
