@@ -173,16 +173,33 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
 
 
 _REAL_MEASURE = probe.measure
+_REAL_PRODUCT_RATE = probe._cpu_product_rate
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_measured_rates_are_there_for_later_processes(measure: Callable[[Any], Any], bf16: bool) -> None:
+def test_measured_rates_are_there_for_later_processes(
+    measure: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 5e10)
     spec = measure(FakeCore(bf16))
     assert spec.measured
     assert (spec.peak_fp32, spec.peak_16bit, spec.bandwidth) == (1e11, 2e11 if bf16 else 1e11, 3e10)
     assert Store(user_store().path).rates(device.device_key(spec)) is not None
     device.forget()
     assert device.current() == spec
+
+
+def test_a_peak_is_no_less_than_what_torch_reaches(
+    measure: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 9e11)
+    assert measure(FakeCore(bf16=True)).peak_16bit == 9e11
+
+
+def test_the_product_probe_gives_a_rate_and_puts_the_threads_back() -> None:
+    threads = torch.get_num_threads()
+    assert 1e6 < _REAL_PRODUCT_RATE(torch.bfloat16, 1, 64) < 1e15
+    assert torch.get_num_threads() == threads
 
 
 def test_without_the_core_nothing_can_be_probed(measure: Callable[[Any], Any]) -> None:

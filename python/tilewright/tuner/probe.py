@@ -52,9 +52,24 @@ def _cpu_rates(spec: DeviceSpec) -> dict[str, float]:
         half = _best(lambda: float(module.peak_flops(isa, "bf16", spec.units, _PROBE_SECONDS)))
     except (RuntimeError, ValueError):  # no bf16 instructions: products of bf16 are fp32 products
         half = fp32
+    # A peak below what torch's product reaches is none: matrix extensions (AMX) have no probe of ours.
+    half = max(half, _best(lambda: _cpu_product_rate(torch.bfloat16, spec.units)))
     size = max(4 * spec.llc_bytes, 256 << 20)
     bandwidth = _best(lambda: float(module.read_bandwidth(spec.units, size, _PROBE_SECONDS)))
     return {"peak_fp32": fp32, "peak_tf32": fp32, "peak_16bit": half, "bandwidth": bandwidth}
+
+
+def _cpu_product_rate(dtype: torch.dtype, threads: int, size: int = 768) -> float:
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    ambient = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        torch.mm(a, b)
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        return 2.0 * size**3 / (time.perf_counter() - begin)
+    finally:
+        torch.set_num_threads(ambient)
 
 
 def _cuda_rates(index: int) -> dict[str, float]:
