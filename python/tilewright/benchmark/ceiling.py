@@ -21,9 +21,9 @@ class Ceiling:
     bandwidth: float
     how: str
 
-    def seconds(self, flops: float, nbytes: float) -> float:
-        """The roofline: no kernel that must read and write main memory is faster."""
-        return max(flops / self.flops, nbytes / self.bandwidth)
+    def best(self, other: Ceiling) -> Ceiling:
+        """The higher of each rate: interference only ever slows a probe down."""
+        return Ceiling(max(self.flops, other.flops), max(self.bandwidth, other.bandwidth), self.how)
 
 
 def measure_ceiling(

@@ -20,7 +20,7 @@ OURS = "tilewright"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One contender on one shape. Times are seconds per call; `roofline` is the floor's share of `p50`."""
+    """One contender on one shape. Times are seconds per call."""
 
     contender: str
     p50: float
@@ -28,7 +28,6 @@ class Entry:
     p80: float
     samples: int
     flops_per_second: float
-    roofline: float
     error: float  # the largest |y - y64|
     right: bool  # within the bound, elementwise
     detail: str = ""  # which kernel ran
@@ -42,7 +41,6 @@ class ShapeResult:
     problem: str
     flops: int
     bytes: int
-    floor: float
     entries: tuple[Entry, ...]
     absent: dict[str, str]  # contender to the reason why it was not timed
     choice: str
@@ -74,7 +72,10 @@ class Summary:
 
 @dataclass(slots=True)
 class Report:
-    """A whole run. `baseline` names what torch users have today, `torch` all that torch offers."""
+    """A whole run. `baseline` names what torch users have today, `torch` all that torch offers.
+
+    `ceiling` holds the best peak and bandwidth that any probe of the run saw.
+    """
 
     environment: dict[str, Any]
     settings: dict[str, Any]
@@ -82,6 +83,15 @@ class Report:
     baseline: str
     torch: tuple[str, ...]
     shapes: list[ShapeResult] = field(default_factory=list)
+
+    def floor(self, result: ShapeResult) -> float:
+        """The roofline: no kernel that must read and write main memory is faster."""
+        flops, bandwidth = float(self.ceiling["flops"]), float(self.ceiling["bandwidth"])
+        return max(result.flops / flops, result.bytes / bandwidth)
+
+    def roofline(self, result: ShapeResult, entry: Entry) -> float:
+        """The share of what the ceiling allows that an entry reaches."""
+        return self.floor(result) / entry.p50
 
     def ratio(self, result: ShapeResult, entry: Entry, *, best: bool) -> float | None:
         """How many times faster `entry` is than the baseline or than the best of torch."""
@@ -132,8 +142,14 @@ class Report:
             "torch": list(self.torch),
             "summaries": [asdict(summary) for summary in self.summaries()],
             "choices": self.choices(),
-            "shapes": [asdict(result) for result in self.shapes],
+            "shapes": [self._plain(result) for result in self.shapes],
         }
+
+    def _plain(self, result: ShapeResult) -> dict[str, Any]:
+        plain = asdict(result) | {"floor": self.floor(result)}
+        for fields, entry in zip(plain["entries"], result.entries, strict=True):
+            fields["roofline"] = self.roofline(result, entry)
+        return plain
 
     def write_json(self, path: Path) -> None:
         path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -160,7 +176,7 @@ class Report:
                     entry.p80,
                     entry.samples,
                     entry.flops_per_second,
-                    entry.roofline,
+                    self.roofline(result, entry),
                     _or_empty(self.ratio(result, entry, best=False)),
                     _or_empty(self.ratio(result, entry, best=True)),
                     entry.error,

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from tilewright.benchmark.accuracy import Judge, judge
-from tilewright.benchmark.ceiling import Ceiling, measure_ceiling
+from tilewright.benchmark.ceiling import measure_ceiling
 from tilewright.benchmark.contenders import (
     EAGER,
     TORCH,
@@ -28,6 +28,8 @@ from tilewright.errors import DeviceError
 from tilewright.kernels.matmul.problem import DTYPE_NAMES
 from tilewright.tuner import device as devices
 from tilewright.tuner.timing import make_anchor
+
+_SHORT_PROBE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,13 @@ def run(
         for done, shape in enumerate(shapes):
             if before is not None:
                 before(shape, done)
-            report.shapes.append(_shape(shape, settings, device, llc, ceiling, probe, budget))
+            report.shapes.append(_shape(shape, settings, device, llc, probe, budget))
+            # Probed along the way: a disturbance at the start must not make the ceiling too low.
+            again = measure_ceiling(
+                device, settings.dtype, threads=threads, llc_bytes=llc, seconds=_SHORT_PROBE_S
+            )
+            ceiling = ceiling.best(again)
+            report.ceiling = asdict(ceiling)
             if after is not None:
                 after(report)
     return report
@@ -100,7 +108,6 @@ def _shape(
     settings: Settings,
     device: torch.device,
     llc_bytes: int,
-    ceiling: Ceiling,
     probe: Callable[[], float],
     budget: CompileBudget | None,
 ) -> ShapeResult:
@@ -128,7 +135,6 @@ def _shape(
         budget_s=settings.budget_s,
         rounds=settings.rounds,
     )
-    floor = ceiling.seconds(problem.flops(), problem.bytes())
     entries = []
     for name, timing in outcome.timings.items():
         error, right = verdicts[name]
@@ -140,7 +146,6 @@ def _shape(
                 p80=timing.p80,
                 samples=timing.samples,
                 flops_per_second=problem.flops() / timing.p50,
-                roofline=floor / timing.p50,
                 error=error,
                 right=right,
                 detail=field.details.get(name, ""),
@@ -151,7 +156,6 @@ def _shape(
         problem=problem.describe(),
         flops=problem.flops(),
         bytes=problem.bytes(),
-        floor=floor,
         entries=tuple(entries),
         absent={**field.absent, **outcome.failures},
         choice=field.details.get(OURS, ""),

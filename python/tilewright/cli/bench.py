@@ -129,12 +129,13 @@ def _measure(remarks: Console, listed: tuple[Shape, ...], settings: Settings, js
 
 
 def _table(report: Report, result: ShapeResult) -> Table:
+    floor = format_seconds(report.floor(result))
     flags = "" if result.steady else "; the machine was unsteady"
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
         title=f"{result.shape} (M×N×K)",
-        caption=f"floor {format_seconds(result.floor)}; {result.rounds} rounds, {result.repeated} repeated{flags}",
+        caption=f"floor {floor}; {result.rounds} rounds, {result.repeated} repeated{flags}",
         title_justify="left",
         caption_justify="left",
     )
@@ -152,7 +153,7 @@ def _table(report: Report, result: ShapeResult) -> Table:
             format_seconds(entry.p50),
             arguments.format_range(entry.p20, entry.p80),
             f"{entry.flops_per_second / 1e9:.4g}",
-            f"{entry.roofline:.0%}",
+            f"{report.roofline(result, entry):.0%}",
             *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
             error,
             escape(entry.detail),
