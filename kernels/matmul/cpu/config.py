@@ -54,11 +54,10 @@ class CpuConfig:
 def core() -> ModuleType | None:
     """The compiled module, or None where it was not built or does not load."""
     try:
-        from tilewright import _C  # type: ignore[attr-defined,unused-ignore]
+        from tilewright import _C
     except ImportError:
         return None
-    module: ModuleType = _C
-    return module
+    return _C
 
 
 @cache

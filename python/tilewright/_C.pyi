@@ -1,0 +1,52 @@
+"""The compiled kernels: csrc/bindings.cpp."""
+
+from collections.abc import Sequence
+from typing import Any
+
+__version__: str
+
+def build_info() -> dict[str, Any]:
+    """compiler, build_type, sanitize, openmp, cuda, isa_levels."""
+
+def cpu_info() -> dict[str, Any]:
+    """model, isa_levels (lowest first, those that both machine and build have), features."""
+
+def instances() -> list[dict[str, Any]]:
+    """operation, backend, isa, algorithm, tile_m, tile_n, dtypes of every kernel."""
+
+def peak_flops(isa: str, dtype_name: str, threads: int, seconds: float) -> float: ...
+def read_bandwidth(threads: int, bytes: int, seconds: float) -> float: ...
+def team_size(threads: int) -> int: ...
+
+class MatmulPlan:
+    def __init__(
+        self,
+        *,
+        isa: str,
+        algorithm: str,
+        m: int,
+        n: int,
+        k: int,
+        batch: Sequence[int],
+        a_strides: Sequence[int],
+        b_strides: Sequence[int],
+        bias_stride: int,
+        residual_strides: Sequence[int] | None,
+        dtype: str,
+        out_dtype: str,
+        bias_dtype: str | None,
+        residual_dtype: str | None,
+        activation: str,
+        keep_preact: bool,
+        block_m: int,
+        block_n: int,
+        block_k: int,
+        tile_m: int,
+        tile_n: int,
+        threads: int,
+    ) -> None: ...
+    def run(
+        self, a_ptr: int, b_ptr: int, c_ptr: int, preact_ptr: int, bias_ptr: int, residual_ptr: int
+    ) -> None: ...
+    @property
+    def workspace_bytes(self) -> int: ...
