@@ -145,21 +145,26 @@ def test_the_source_hash_is_stable_and_tells_operations_apart() -> None:
 class FakeCore:
     """Stands for the compiled module."""
 
-    def __init__(self, bf16: bool) -> None:
+    def __init__(self, bf16: bool, share: float = 1.0) -> None:
         self._bf16 = bf16
+        self.share = share  # of its rate that the whole team shows
 
     def cpu_info(self) -> dict[str, Any]:
         return {"model": "Probed CPU", "isa_levels": ["portable", "avx2"], "features": []}
 
     def peak_flops(self, isa: str, dtype: str, threads: int, seconds: float) -> float:
-        assert (isa, threads) == ("avx2", device.current().units)
+        assert isa == "avx2"
         if dtype == "bf16" and not self._bf16:
             raise ValueError("no such instructions")
-        return {"f32": 1e11, "bf16": 2e11}[dtype]
+        rate = {"f32": 1e11, "bf16": 2e11}[dtype]
+        if threads == 1:
+            return rate / device.current().units
+        assert threads == device.current().units
+        return rate * self.share
 
     def read_bandwidth(self, threads: int, size: int, seconds: float) -> float:
         assert size >= 4 * device.current().llc_bytes
-        return 3e10
+        return 3e10 if threads > 1 else 2e10
 
 
 @pytest.fixture
@@ -180,7 +185,7 @@ _REAL_PRODUCT_RATE = probe._cpu_product_rate
 def test_measured_rates_are_there_for_later_processes(
     measure: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, bf16: bool
 ) -> None:
-    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 5e10)
+    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 1e9)
     spec = measure(FakeCore(bf16))
     assert spec.measured
     assert (spec.peak_fp32, spec.peak_16bit, spec.bandwidth) == (1e11, 2e11 if bf16 else 1e11, 3e10)
@@ -192,8 +197,19 @@ def test_measured_rates_are_there_for_later_processes(
 def test_a_peak_is_no_less_than_what_torch_reaches(
     measure: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 9e11)
-    assert measure(FakeCore(bf16=True)).peak_16bit == 9e11
+    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 9e11 if threads > 1 else 1e9)
+    spec = measure(FakeCore(bf16=True))
+    assert spec.peak_16bit == (9e11 if spec.units > 1 else 2e11)
+
+
+def test_a_busy_machine_does_not_hide_its_peak(
+    measure: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A team of threads that always waits for a late one shows a tenth of the rate; one core shows its own."""
+    monkeypatch.setattr(probe, "_cpu_product_rate", lambda dtype, threads: 1e9)
+    spec = measure(FakeCore(bf16=True, share=0.1))
+    assert spec.peak_fp32 == pytest.approx(1e11 if spec.units == 1 else 0.7e11)
+    assert spec.peak_16bit == pytest.approx(2 * spec.peak_fp32)
 
 
 def test_the_product_probe_gives_a_rate_and_puts_the_threads_back() -> None:

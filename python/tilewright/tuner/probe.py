@@ -14,12 +14,14 @@ from tilewright.tuner import device as devices
 from tilewright.tuner.store import user_store
 
 _PROBE_SECONDS = 0.03
-_TRIES = 12
+_TRIES = 6
 """Many short probes: on a shared machine, a long one is always disturbed."""
+
+_ALL_CORES_SHARE = 0.7  # of the clock that one core reaches while the others rest
 
 
 def measure(spec: DeviceSpec, index: int = 0) -> DeviceSpec:
-    """Probes the rates of a device of this machine and stores them; takes about a second.
+    """Probes the rates of a device of this machine and stores them; takes a few seconds.
 
     Later processes find them in the store, and ``device.current`` returns them with ``measured=True``.
 
@@ -32,9 +34,15 @@ def measure(spec: DeviceSpec, index: int = 0) -> DeviceSpec:
     return devices.current(spec.kind, index)
 
 
-def _best(probe: Callable[[], float]) -> float:
-    """Interference only ever slows a probe down."""
-    return max(probe() for _ in range(_TRIES))
+def _best(*probes: Callable[[], float]) -> list[float]:
+    """The highest rate of each probe: interference only ever slows one down.
+
+    They take turns, so that a burst of other work spoils some tries of all and not all tries of one.
+    """
+    best = [0.0] * len(probes)
+    for _ in range(_TRIES):
+        best = [max(rate, probe()) for rate, probe in zip(best, probes, strict=True)]
+    return best
 
 
 def _cpu_rates(spec: DeviceSpec) -> dict[str, float]:
@@ -47,19 +55,35 @@ def _cpu_rates(spec: DeviceSpec) -> dict[str, float]:
     levels = [level for level in module.cpu_info()["isa_levels"] if level in devices.ISA_LEVELS]
     # The peaks are the machine's, whatever level the environment forces on our kernels.
     isa = max(levels, key=devices.ISA_LEVELS.index)
-    fp32 = _best(lambda: float(module.peak_flops(isa, "f32", spec.units, _PROBE_SECONDS)))
-    try:
-        half = _best(lambda: float(module.peak_flops(isa, "bf16", spec.units, _PROBE_SECONDS)))
-    except (RuntimeError, ValueError):  # no bf16 instructions: products of bf16 are fp32 products
-        half = fp32
-    # A peak below what torch's product reaches is none: matrix extensions (AMX) have no probe of ours.
-    half = max(half, _best(lambda: _cpu_product_rate(torch.bfloat16, spec.units)))
-    size = max(4 * spec.llc_bytes, 256 << 20)
-    bandwidth = _best(lambda: float(module.read_bandwidth(spec.units, size, _PROBE_SECONDS)))
+    size = max(4 * spec.llc_bytes, 128 << 20)
+
+    def multiply(dtype: str, threads: int) -> float:
+        try:
+            return float(module.peak_flops(isa, dtype, threads, _PROBE_SECONDS))
+        except (RuntimeError, ValueError):  # this processor has no instructions for it
+            return 0.0
+
+    fp32, fp32_core, half, half_core, bandwidth, bandwidth_core, torch_half, torch_half_core = _best(
+        lambda: multiply("f32", spec.units),
+        lambda: multiply("f32", 1),
+        lambda: multiply("bf16", spec.units),
+        lambda: multiply("bf16", 1),
+        lambda: float(module.read_bandwidth(spec.units, size, _PROBE_SECONDS)),
+        lambda: float(module.read_bandwidth(1, size, _PROBE_SECONDS)),
+        lambda: _cpu_product_rate(torch.bfloat16, spec.units),
+        lambda: _cpu_product_rate(torch.bfloat16, 1),
+    )
+    # On a busy machine a team of threads always waits for one of them, and the rate of the team is a fraction
+    # of the truth. It is no less than this share of one core's rate on each; nor is a 16-bit peak less than
+    # what torch's product reaches (AMX has no probe of ours).
+    every_core = _ALL_CORES_SHARE * spec.units
+    fp32 = max(fp32, every_core * fp32_core)
+    half = max(half, every_core * max(half_core, torch_half_core), torch_half, fp32)
+    bandwidth = max(bandwidth, bandwidth_core)
     return {"peak_fp32": fp32, "peak_tf32": fp32, "peak_16bit": half, "bandwidth": bandwidth}
 
 
-def _cpu_product_rate(dtype: torch.dtype, threads: int, size: int = 768) -> float:
+def _cpu_product_rate(dtype: torch.dtype, threads: int, size: int = 512) -> float:
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     ambient = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -78,13 +102,12 @@ def _cuda_rates(index: int) -> dict[str, float]:
     with torch.cuda.device(index):
         try:
             settings.fp32_precision = "ieee"
-            fp32 = _best(lambda: _product_rate(torch.float32, 4096))
+            (fp32,) = _best(lambda: _product_rate(torch.float32, 4096))
             settings.fp32_precision = "tf32"
-            tf32 = _best(lambda: _product_rate(torch.float32, 8192))
+            (tf32,) = _best(lambda: _product_rate(torch.float32, 8192))
         finally:
             settings.fp32_precision = ambient
-        half = _best(lambda: _product_rate(torch.bfloat16, 8192))
-        bandwidth = _best(_copy_rate)
+        half, bandwidth = _best(lambda: _product_rate(torch.bfloat16, 8192), _copy_rate)
     return {"peak_fp32": fp32, "peak_tf32": max(tf32, fp32), "peak_16bit": half, "bandwidth": bandwidth}
 
 
