@@ -119,7 +119,7 @@ def draw_roofline(axes: Axes, report: Report) -> None:
         (low, low * bandwidth / 1e9),
         rotation=0,
         va="bottom",
-        xytext=(0, 14),
+        xytext=(0, 22),
         textcoords="offset points",
     )
     for name in _present(report):
@@ -177,8 +177,8 @@ def draw_speedups(axes: Axes, report: Report) -> None:
     axes.set_ylabel("× faster (above 1)")
     axes.grid(axis="x", visible=False)
     highest = max((height for pair in pairs for height in pair if height is not None), default=1.0)
-    axes.set_ylim(0, 1.25 * max(highest, 1.0))  # room for the legend
-    axes.legend(loc="upper left", ncols=2)
+    axes.set_ylim(0, 1.3 * max(highest, 1.0))  # room for the legend
+    axes.legend(loc="upper left")
 
 
 def _present(report: Report) -> list[str]:
