@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,9 @@ class TritonMatmul:
                 return y if preact is None else (y, preact)
 
             return launch_nothing
+
+        if out_dtype == torch.bfloat16 and interpreted():
+            return _rounded_by_torch(self.bind(config, replace(problem, out_dtype=torch.float32)))
 
         # Here, not above: importing the kernels imports Triton.
         from tilewright.kernels.matmul.triton.launch import Runner, plan, view_from
@@ -168,6 +172,18 @@ def interpreted() -> bool:
     from tilewright.kernels.matmul.triton import tiled
 
     return type(tiled.tiled_matmul).__name__ == "InterpretedFunction"
+
+
+def _rounded_by_torch(launch: Launch) -> Launch:
+    """`launch` with its fp32 outputs rounded to bf16: the interpreter would truncate them."""
+
+    def launch_and_round(*operands: Tensor | None) -> Tensor | tuple[Tensor, ...]:
+        result = launch(*operands)
+        if isinstance(result, Tensor):
+            return result.bfloat16()
+        return tuple(output.bfloat16() for output in result)
+
+    return launch_and_round
 
 
 def _asked_to_interpret() -> bool:

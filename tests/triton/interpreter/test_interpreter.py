@@ -20,8 +20,7 @@ from tilewright.kernels.matmul.triton.config import TritonConfig
 CPU = DeviceSpec("cpu", "any", "portable", 2, 1e9, 1e9, 1e9, 1e9, 1e9, 1 << 15, 1 << 20, 1 << 24)
 SMALL = TritonConfig("tiled", 16, 32, 16, 2, 1, 4, 3)
 
-# bf16 stores: the interpreter truncates where the hardware rounds to nearest, so a whole last place.
-UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
+UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +70,7 @@ def test_backend_is_here() -> None:
 @pytest.mark.parametrize(
     ("m", "n", "k"),
     [(16, 32, 16), (15, 31, 15), (17, 33, 17), (1, 1, 1), (1, 40, 5), (37, 1, 3), (7, 5, 53), (32, 64, 48)],
-    ids="x".join if False else lambda size: str(size),
+    ids=str,
 )
 def test_sizes(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     check(SMALL, torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype))
