@@ -164,7 +164,7 @@ class FakeCore:
 
     def read_bandwidth(self, threads: int, size: int, seconds: float) -> float:
         assert size >= 4 * device.current().llc_bytes
-        return 3e10 if threads > 1 else 2e10
+        return 3e10 if threads == device.current().units else 2e10
 
 
 @pytest.fixture
