@@ -14,20 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from tilewright.benchmark.contenders import Operands, lineup
+from tilewright.benchmark.contenders import CUBLASLT, EAGER, PREPACKED, Operands, lineup
 from tilewright.benchmark.results import OURS
 from tilewright.benchmark.shapes import Shape, named
 from tilewright.tuner import device as devices
 
-CONTENDERS = (
-    "torch linear",
-    "torch matmul",
-    "oneDNN prepacked",
-    "cuBLASLt fused",
-    OURS,
-    f"{OURS} cpu",
-    f"{OURS} triton",
-)
+CONTENDERS = (*EAGER.values(), PREPACKED, CUBLASLT, OURS, f"{OURS} cpu", f"{OURS} triton")
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
