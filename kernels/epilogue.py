@@ -44,22 +44,26 @@ def activate(z: Tensor, activation: str) -> Tensor:
     return torch.nn.functional.silu(z)
 
 
+_threshold_backward: Any = torch.ops.aten.threshold_backward.default
+_gelu_backward: Any = torch.ops.aten.gelu_backward.default
+_silu_backward: Any = torch.ops.aten.silu_backward.default
+
+
 def activate_backward(grad: Tensor, saved: Tensor, activation: str) -> Tensor:
     """grad · act'(z), where `saved` is y for relu and z for the others; itself differentiable."""
-    ops: Any = torch.ops.aten
     result: Tensor
     if activation == "none":
         result = grad
     elif activation == "relu":
-        result = ops.threshold_backward(grad, saved, 0)
+        result = _threshold_backward(grad, saved, 0)
     elif activation == "gelu":
-        result = ops.gelu_backward(grad, saved)
+        result = _gelu_backward(grad, saved)
     elif activation == "gelu_tanh":
-        result = ops.gelu_backward(grad, saved, approximate="tanh")
+        result = _gelu_backward(grad, saved, approximate="tanh")
     elif torch.is_grad_enabled():
         # torch has no derivative of silu_backward, which a second backward would ask for.
         sigmoid = torch.sigmoid(saved)
         result = grad * sigmoid * (1 + saved * (1 - sigmoid))
     else:
-        result = ops.silu_backward(grad, saved)
+        result = _silu_backward(grad, saved)
     return result

@@ -100,6 +100,9 @@ class AtenMatmul:
         out_dtype, out_shape, keep = problem.out_dtype, problem.out_shape, problem.keep_preact
         one_column = problem.n == 1
         plain = not (upcast or add_bias or add_residual or keep) and activation == "none"
+        if plain and out_dtype == problem.dtype and out_shape == (problem.m, problem.n):
+            # torch's products of matrices are contiguous: nothing is left to do after them.
+            return _guarded(core, problem)
 
         def launch(
             a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
@@ -123,9 +126,7 @@ class AtenMatmul:
             preact = z.to(out_dtype).contiguous()
             return y, preact.clone() if preact.data_ptr() == y.data_ptr() else preact
 
-        if problem.device == "cuda" and problem.dtype == torch.float32:
-            return _with_precision(launch, problem.precision)
-        return launch
+        return _guarded(launch, problem)
 
 
 Core = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
@@ -198,9 +199,12 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
         return onednn, bias_fits, False, fuse
 
     def matmul(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        return torch.matmul(a, b.contiguous() if config.b_layout == "row" else b)
+        return torch.matmul(a, b)
 
-    return matmul, False, False, False
+    def matmul_row_major(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        return torch.matmul(a, b.contiguous())
+
+    return matmul_row_major if config.b_layout == "row" else matmul, False, False, False
 
 
 def _compute_dtype(problem: MatmulProblem) -> torch.dtype:
@@ -255,8 +259,11 @@ def _rejects_onednn(algorithm: str, problem: MatmulProblem) -> str | None:
     return None
 
 
-def _with_precision(launch: Launch, precision: str) -> Launch:
-    """Runs `launch` under this fp32 precision, whatever torch's own setting says."""
+def _guarded(launch: Launch, problem: MatmulProblem) -> Launch:
+    """Runs `launch` under the problem's fp32 precision, whatever torch's own setting says."""
+    if problem.device != "cuda" or problem.dtype != torch.float32:
+        return launch
+    precision = problem.precision
 
     def guarded(*tensors: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         if cuda_matmul_precision() == precision:

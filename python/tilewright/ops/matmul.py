@@ -392,34 +392,41 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None) -> tuple[
     grad_residual = None
     if needs_residual:
         shape, dtype = ctx.residual_meta
-        grad_residual = grad.sum_to_size(shape).to(dtype)
+        grad_residual = grad if grad.shape == shape else grad.sum_to_size(shape)
+        grad_residual = grad_residual.to(dtype)
     return grad_a, grad_b, grad_bias, grad_residual
 
 
 def _grad_a(grad: Tensor, b: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """grad · Bᵀ, summed over what A was broadcast along."""
-    grad = grad.unsqueeze(-1) if b.ndim == 1 else grad
-    grad = grad.unsqueeze(-2) if len(shape) == 1 else grad
-    product = _product(grad, b.unsqueeze(0) if b.ndim == 1 else b.mT, dtype)
-    target = (1, *shape) if len(shape) == 1 else shape
-    return product.sum_to_size(target).reshape(shape)
+    if b.ndim == 1:
+        grad, b = grad.unsqueeze(-1), b.unsqueeze(-1)
+    if len(shape) == 1:
+        grad = grad.unsqueeze(-2)
+    product = _product(grad, b.mT, dtype)
+    if product.shape == shape:
+        return product
+    return product.sum_to_size((1, *shape) if len(shape) == 1 else shape).reshape(shape)
 
 
 def _grad_b(grad: Tensor, a: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Aᵀ · grad, summed over what B was broadcast along."""
-    grad = grad.unsqueeze(-1) if len(shape) == 1 else grad
-    grad = grad.unsqueeze(-2) if a.ndim == 1 else grad
-    a = a.unsqueeze(0) if a.ndim == 1 else a
-    if len(shape) <= 2:
+    if len(shape) == 1:
+        grad = grad.unsqueeze(-1)
+    if a.ndim == 1:
+        grad, a = grad.unsqueeze(-2), a.unsqueeze(0)
+    if len(shape) <= 2 and a.ndim > 2:
         # One B under a batch of A: the sum over the batch is part of the product, not a second pass.
-        a = a.flatten(0, -2)
-        grad = grad.flatten(0, -2)
+        a, grad = a.flatten(0, -2), grad.flatten(0, -2)
     product = _product(a.mT, grad, dtype)
-    target = (*shape, 1) if len(shape) == 1 else shape
-    return product.sum_to_size(target).reshape(shape)
+    if product.shape == shape:
+        return product
+    return product.sum_to_size((*shape, 1) if len(shape) == 1 else shape).reshape(shape)
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    if a.dtype == b.dtype == dtype:
+        return _call(a, b, None, None, "none", None)
     wide = torch.promote_types(a.dtype, b.dtype)
     return _call(a.to(wide), b.to(wide), None, None, "none", dtype if dtype != wide else None)
 
@@ -464,6 +471,13 @@ _OP_WITH_PREACT = library.define(
 # --- the public functions ------------------------------------------------------------------------------------
 
 
+# Bound once, as in library.py: these are on every call's way.
+_is_grad_enabled = torch.is_grad_enabled
+_is_inference = torch.is_inference_mode_enabled
+_is_compiling = torch.compiler.is_compiling
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
 def _call(
     a: Tensor,
     b: Tensor,
@@ -472,15 +486,15 @@ def _call(
     activation: str,
     out_dtype: torch.dtype | None,
 ) -> Tensor:
-    if torch.is_grad_enabled() and library.any_requires_grad(a, b, bias, residual):
+    if _is_grad_enabled() and library.any_requires_grad(a, b, bias, residual):
         if activation in NEEDS_PREACT:
             y: Tensor = _OP_WITH_PREACT(a, b, bias, residual, activation=activation, out_dtype=out_dtype)[0]
             return y
         return _call_op(a, b, bias, residual, activation, out_dtype)
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+    if _is_compiling() or _is_inference():
         return _call_op(a, b, bias, residual, activation, out_dtype)
     # No gradient is wanted: past the autograd key, which alone costs 3 µs.
-    with torch._C._AutoDispatchBelowAutograd():
+    with _below_autograd():
         return _call_op(a, b, bias, residual, activation, out_dtype)
 
 
@@ -585,7 +599,10 @@ def linear(
         those of `tilewright.matmul`.
     """
     try:
-        return matmul(x, weight.t(), bias=bias, residual=residual, activation=activation)
+        b = weight.t()
+        if library.transforms_active():
+            return _decompose_checked(x, b, bias, residual, activation, None)
+        return _call(x, b, bias, residual, activation, None)
     except (Error, AttributeError, RuntimeError) as error:
         refusal = _linear_refusal(x, weight, bias, residual, activation, error)
         if refusal is None:
