@@ -29,7 +29,8 @@ def foreign_symbols(nm_output: str, isa: str) -> list[str]:
         fields = line.split()
         if len(fields) < 2 or line.endswith(":"):
             continue
-        name, kind = fields[0], fields[1]
+        # AddressSanitizer adds an indicator for every global variable, named after it.
+        name, kind = fields[0].removeprefix("__odr_asan."), fields[1]
         # DW.ref.* points a frame at its personality routine: data, the same in every object.
         if kind in LOCAL_TYPES or name.startswith("DW.ref."):
             continue
