@@ -63,8 +63,11 @@ def run(
     *,
     before: Progress | None = None,
     after: Callable[[Report], None] | None = None,
+    failed: Callable[[Shape, Exception], None] | None = None,
 ) -> Report:
     """Measures every shape. `after` sees the report grow, so that an interrupted run keeps what it has.
+
+    A shape that raises ends the run, or with `failed` is handed to it and left out.
 
     Raises:
         DeviceError: there is no such device.
@@ -89,9 +92,15 @@ def run(
         probe = make_anchor(spec)
         budget = CompileBudget(settings.compile_budget_s) if settings.compile_budget_s > 0 else None
         for done, shape in enumerate(shapes):
-            if before is not None:
-                before(shape, done)
-            report.shapes.append(_shape(shape, settings, device, llc, probe, budget))
+            try:
+                if before is not None:
+                    before(shape, done)
+                report.shapes.append(_shape(shape, settings, device, llc, probe, budget))
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(shape, error)
+                continue
             # Probed along the way: a disturbance at the start must not make the ceiling too low.
             again = measure_ceiling(
                 device, settings.dtype, threads=threads, llc_bytes=llc, seconds=_SHORT_PROBE_S
@@ -123,7 +132,7 @@ def _shape(
     problem = operands.problem()
     field = lineup(operands, backends=settings.backends, compile_budget=budget)
     referee = judge(problem, operands.x[0], operands.as_matmul[0], operands.biases[0], settings.activation)
-    verdicts = _verdicts(field, referee, EAGER[settings.layout])
+    verdicts = _verdicts(field, referee)
     runners = field.contenders
     if device.type == "cuda" and settings.graphs:
         runners = _graphs(field, operands.sets)
@@ -165,7 +174,7 @@ def _shape(
     )
 
 
-def _verdicts(field: Lineup, referee: Judge, baseline: str) -> dict[str, tuple[float, bool]]:
+def _verdicts(field: Lineup, referee: Judge) -> dict[str, tuple[float, bool]]:
     """Error and verdict of each contender; one that cannot run leaves the field with its reason."""
     results = {}
     for contender in list(field.contenders):
@@ -175,8 +184,6 @@ def _verdicts(field: Lineup, referee: Judge, baseline: str) -> dict[str, tuple[f
         except Exception as error:
             field.absent[contender.name] = f"{type(error).__name__}: {first_line(error)}"
             field.contenders.remove(contender)
-    if baseline in results:
-        referee.admit(results[baseline])
     return {name: referee.error(y) for name, y in results.items()}
 
 
