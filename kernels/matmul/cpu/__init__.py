@@ -19,6 +19,7 @@ __all__ = ["BACKEND", "CpuConfig"]
 class CpuMatmul:
     name = "cpu"
     operation = "matmul"
+    device_kinds: tuple[DeviceKind, ...] = ("cpu",)
     config_type = CpuConfig
 
     def absent(self, kind: DeviceKind) -> Absence | None:
