@@ -1,0 +1,194 @@
+"""Shapes, verdicts, ratios and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tilewright.benchmark import contenders
+from tilewright.benchmark.accuracy import judge
+from tilewright.benchmark.contenders import PREPACKED, Operands, lineup
+from tilewright.benchmark.results import CSV_COLUMNS, OURS, Entry, Report, ShapeResult
+from tilewright.benchmark.run import Settings, run
+from tilewright.benchmark.shapes import LISTS, ROWS, Shape, named
+from tilewright.errors import ArgumentError
+
+TINY = Shape("tiny", 9, 17, 33)
+
+
+def operands(dtype: torch.dtype = torch.float32, layout: Any = "linear") -> Operands:
+    return Operands(TINY, layout, dtype, torch.device("cpu"), bias=True, activation="relu", llc_bytes=1 << 14)
+
+
+def entry(name: str, p50: float, right: bool = True) -> Entry:
+    return Entry(name, p50, p50, p50, 5, 1e9, 1e-6, right)
+
+
+def result(shape: Shape, *entries: Entry) -> ShapeResult:
+    return ShapeResult(shape, "", 1000, 100, entries, {}, "cpu: gemm", 5, 0, True)
+
+
+def report(*shapes: ShapeResult) -> Report:
+    ceiling = {"flops": 1e9, "bandwidth": 1e9, "how": ""}
+    return Report({}, {}, ceiling, "torch linear", contenders.TORCH, list(shapes))
+
+
+def test_lists_hold_what_their_sources_say() -> None:
+    assert {(s.n, s.k) for s in LISTS["llama"]} == {(12288, 4096), (4096, 4096), (11008, 4096), (4096, 11008)}
+    assert {(s.n, s.k) for s in LISTS["bert"]} == {(2304, 768), (768, 768), (3072, 768), (768, 3072)}
+    assert {(s.m, s.n, s.k) for s in LISTS["resnet"]} == {(m, 1000, 2048) for m in ROWS}
+    assert min(s.m for s in LISTS["squares"]) == 256
+    assert max(s.m for s in LISTS["squares"]) == 2048
+    assert all(s.m == s.n == s.k for s in LISTS["squares"])
+
+
+def test_named_lists() -> None:
+    assert named("resnet, odd") == LISTS["resnet"] + LISTS["odd"]
+    assert len(named("all")) == len(set(named("all"))) == sum(map(len, LISTS.values()))
+    assert named("odd,odd") == LISTS["odd"]
+    with pytest.raises(ArgumentError, match="expected one or more of bert"):
+        named("resnet,alexnet")
+
+
+def test_summaries_use_every_shape_and_the_best_right_result() -> None:
+    first, second = Shape("a", 1, 1, 1), Shape("b", 2, 2, 2)
+    both = report(
+        result(first, entry("torch linear", 2.0), entry("torch matmul", 1.0), entry(OURS, 1.0)),
+        # A torch result that is wrong is no yardstick.
+        result(second, entry("torch linear", 8.0), entry("torch matmul", 1.0, right=False), entry(OURS, 1.0)),
+    )
+    eager, best = both.summaries()
+    assert (eager.against, eager.shapes) == ("torch linear", 2)
+    assert eager.geomean == pytest.approx(4.0)
+    assert (eager.worst, eager.worst_shape) == (2.0, str(first))
+    assert best.geomean == pytest.approx(math.sqrt(8.0))
+    assert best.worst == 1.0
+    assert both.choices() == {"cpu": 2}
+
+
+def test_floor_is_the_longer_of_arithmetic_and_memory() -> None:
+    one = result(TINY, entry(OURS, 4e-6))
+    found = report(one)
+    assert found.floor(one) == pytest.approx(1e-6)
+    assert found.roofline(one, one.entries[0]) == pytest.approx(0.25)
+    found.ceiling["bandwidth"] = 1e7
+    assert found.floor(one) == pytest.approx(1e-5)
+
+
+def test_wrong_results_of_ours_are_named() -> None:
+    found = report(
+        result(TINY, entry("torch linear", 1.0, right=False), entry(f"{OURS} cpu", 1.0, right=False))
+    )
+    assert len(found.wrong()) == 1
+    assert "tilewright cpu on tiny" in found.wrong()[0]
+
+
+def test_json_and_csv(tmp_path: Path) -> None:
+    found = report(result(TINY, entry("torch linear", 2.0), entry(OURS, 1.0)))
+    found.write_json(tmp_path / "r.json")
+    found.write_csv(tmp_path / "r.csv")
+    plain = json.loads((tmp_path / "r.json").read_text())
+    assert plain["shapes"][0]["entries"][1]["roofline"] == pytest.approx(1e-6)
+    assert plain["summaries"][0]["geomean"] == pytest.approx(2.0)
+    rows = list(csv.DictReader((tmp_path / "r.csv").open()))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row["x_baseline"] for row in rows] == ["1.0", "2.0"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_judge_accepts_torch_and_refuses_errors(dtype: torch.dtype) -> None:
+    given = operands(dtype)
+    x, w, bias = given.x[0], given.as_matmul[0], given.biases[0]
+    referee = judge(given.problem(), x, w, bias, "relu")
+    y = torch.relu(torch.addmm(bias, x, w))
+    error, right = referee.error(y)
+    assert right
+    assert error < 0.05
+    spoiled = y.clone()
+    spoiled[-1, -1] += 0.25
+    assert not referee.error(spoiled)[1]
+    spoiled[-1, -1] = math.nan
+    assert not referee.error(spoiled)[1]
+
+
+def test_many_rows_are_sampled_with_first_and_last() -> None:
+    x, w = torch.randn(1000, 4), torch.randn(4, 3)
+    given = operands()
+    referee = judge(given.problem(), x, w, None, "none")
+    assert len(referee.rows) == 64
+    assert referee.rows[0] == 0
+    assert referee.rows[-1] == 999
+
+
+def test_operands_outgrow_the_cache() -> None:
+    given = operands()
+    nbytes = 4 * (9 * 33 + 17 * 33 + 9 * 17)
+    assert given.sets * nbytes >= 2 * given.llc_bytes
+    assert len({w.data_ptr() for w in given.weights}) == given.sets
+
+
+@pytest.mark.parametrize("layout", ["linear", "matmul"])
+def test_every_contender_computes_the_same(layout: Any) -> None:
+    given = operands(layout=layout)
+    with torch.inference_mode():
+        found = lineup(given)
+        names = {contender.name for contender in found.contenders}
+        assert {"torch linear", "torch matmul", OURS, f"{OURS} aten"} <= names
+        assert PREPACKED in names | set(found.absent)
+        results = []
+        for contender in found.contenders:
+            with contender.scope():
+                results.append(contender.run(1))
+    for y in results:
+        torch.testing.assert_close(y, results[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_oracle_is_no_contender() -> None:
+    found = lineup(operands())
+    assert f"{OURS} reference" not in {contender.name for contender in found.contenders} | set(found.absent)
+
+
+def test_run_keeps_what_it_has_and_hands_failures_over() -> None:
+    settings = Settings(compile_budget_s=0, budget_s=0, rounds=(2, 2), backends=())
+    grown: list[int] = []
+    failures: list[str] = []
+
+    def before(shape: Shape, done: int) -> None:
+        if shape.name == "bad":
+            raise RuntimeError("out of memory")
+
+    found = run(
+        [TINY, Shape("bad", 1, 2, 3), Shape("one", 1, 8, 4)],
+        settings,
+        before=before,
+        after=lambda report: grown.append(len(report.shapes)),
+        failed=lambda shape, error: failures.append(f"{shape.name}: {error}"),
+    )
+    assert grown == [1, 2]
+    assert failures == ["bad: out of memory"]
+    assert [each.shape.name for each in found.shapes] == ["tiny", "one"]
+    assert all(each.right for shape in found.shapes for each in shape.entries)
+    assert found.environment["versions"]["torch"] == str(torch.__version__)
+    assert found.ceiling["flops"] > 0
+    assert found.ceiling["bandwidth"] > 0
+
+
+def test_a_run_without_a_handler_raises() -> None:
+    def before(shape: Shape, done: int) -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run([TINY], Settings(compile_budget_s=0), before=before)
+
+
+def test_threads_are_restored() -> None:
+    ambient = torch.get_num_threads()
+    found = run([TINY], Settings(threads=1, compile_budget_s=0, budget_s=0, rounds=(2, 2), backends=()))
+    assert found.environment["threads"] == 1
+    assert torch.get_num_threads() == ambient
