@@ -12,10 +12,11 @@ def main() -> None:
     try:
         from tilewright.cli.app import app
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _NEEDED:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _NEEDED:
             raise
         print(
-            f"tilewright: the command line needs {error.name}, which is not installed; "
+            f"tilewright: the command line needs {missing}, which is not installed; "
             "pip install 'tilewright[cli]'",
             file=sys.stderr,
         )
