@@ -45,6 +45,7 @@ class DeviceSpec:
     launch_seconds: float = 0.0  # cost of starting one kernel
     driver: str = ""
     measured: bool = False
+    hypothetical: bool = False  # described from a data sheet, not a device of this machine
 
     @property
     def capability(self) -> int:
@@ -83,6 +84,17 @@ class Config(Protocol):
     def __hash__(self) -> int: ...
 
 
+def absence(backend: Backend, device: DeviceSpec) -> Absence | None:
+    """Why the backend cannot serve the device; a device that is not here is taken to have all it needs."""
+    if not device.hypothetical:
+        return backend.absent(device.kind)
+    if device.kind in backend.device_kinds:
+        return None
+    return Absence(
+        f"the {backend.name} backend is not written for {device.kind} devices", "nothing to be done"
+    )
+
+
 Launch = Callable[..., Any]
 """A bound kernel. Takes the operation's tensors positionally, allocates and returns the output(s)."""
 
@@ -93,6 +105,7 @@ class Backend(Protocol):
     name: str
     operation: str
     config_type: type[Any]
+    device_kinds: tuple[DeviceKind, ...]  # what it is written for, whether or not this machine has it
 
     def absent(self, kind: DeviceKind) -> Absence | None:
         """None where the backend can run on devices of this kind in this process, else why not."""

@@ -54,6 +54,7 @@ class AtenConfig:
 class AtenMatmul:
     name = "aten"
     operation = "matmul"
+    device_kinds: tuple[DeviceKind, ...] = ("cpu", "cuda")
     config_type = AtenConfig
 
     def absent(self, kind: DeviceKind) -> Absence | None:

@@ -36,6 +36,7 @@ class ReferenceConfig:
 class ReferenceMatmul:
     name = "reference"
     operation = "matmul"
+    device_kinds: tuple[DeviceKind, ...] = ("cpu", "cuda")
     config_type = ReferenceConfig
 
     def absent(self, kind: DeviceKind) -> Absence | None:

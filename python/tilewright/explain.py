@@ -36,7 +36,7 @@ class Explanation:
 
     def __str__(self) -> str:
         choice, device = self.choice, self.device
-        rates = "measured" if device.measured else "estimated"
+        rates = "measured" if device.measured else "data-sheet" if device.hypothetical else "estimated"
         lines = [
             self.problem.describe(),
             f"on {device.name} ({device.arch}, {device.units} {'cores' if device.kind == 'cpu' else 'SMs'}, "

@@ -74,6 +74,7 @@ def right(config: Config, problem: Problem) -> Launch:
 class Backend:
     operation = OPERATION
     config_type = Config
+    device_kinds: tuple[DeviceKind, ...] = ("cpu", "cuda")
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class TritonMatmul:
 
     name = "triton"
     operation = "matmul"
+    device_kinds: tuple[DeviceKind, ...] = ("cuda",)
     config_type = TritonConfig
 
     def absent(self, kind: DeviceKind) -> Absence | None:

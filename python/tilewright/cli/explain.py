@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -12,10 +12,7 @@ from tilewright.benchmark.run import Settings
 from tilewright.cli import arguments
 from tilewright.cli.problems import on_other_device, problem_of
 from tilewright.errors import ArgumentError
-from tilewright.explain import Explanation, explain_problem
-from tilewright.kernels import registry
-from tilewright.kernels.interface import DeviceSpec
-from tilewright.tuner import Candidate, Choice, cost_model
+from tilewright.explain import explain_problem
 from tilewright.tuner import device as devices
 
 
@@ -62,47 +59,8 @@ def explain_matmul(
         )
     else:
         spec = devices.builtin(device)
-        explanation = explain_elsewhere(operation, on_other_device(problem, precision=precision), spec)
+        explanation = explain_problem(operation, on_other_device(problem, precision=precision), spec)
     if json:
         typer.echo(jsonlib.dumps(explanation.to_dict(), indent=1, default=str))
     else:
         typer.echo(str(explanation))
-
-
-def explain_elsewhere(operation: str, problem: Any, device: DeviceSpec) -> Explanation:
-    """What an untuned tilewright would choose on a machine with this device and every backend for it."""
-    ranked: list[tuple[float, str, Any]] = []
-    refused: list[Candidate] = []
-    for name in registry.backends(operation):
-        backend = registry.backend(operation, name)
-        configs = list(backend.configs(problem, device))
-        if not configs:
-            refused.append(Candidate(name, None, None, None, False, "has no config that runs it there"))
-        for config in configs:
-            reason = backend.rejects(config, problem, device)
-            if reason is None:
-                seconds = cost_model.expected_seconds(operation, name, config, problem, device)
-                ranked.append((seconds, name, config))
-            else:
-                refused.append(Candidate(name, config, None, None, False, reason))
-    if not ranked:
-        raise ArgumentError(f"explain: nothing runs {problem.describe()} on {device.name}")
-    ranked.sort(key=lambda entry: entry[0])
-    last_resort = cost_model.UNTUNED_LAST_RESORT
-    usable = [entry for entry in ranked if entry[1] != last_resort] or ranked
-    best = usable[0]
-    vendor = next((entry for entry in ranked if entry[1] == "aten"), None)
-    detail = "by the device's data sheet, as it is not here"
-    if vendor is not None and best[1] != "aten" and vendor[0] / best[0] < cost_model.MARGIN:
-        best = vendor
-        detail += f"; ours was not predicted to be {cost_model.MARGIN}x as fast"
-    choice = Choice(best[1], best[2], "cost model", detail, best[0])
-    others = [
-        Candidate(
-            name, config, seconds, None, False, f"predicted {seconds / best[0]:.2f}x the chosen one's time"
-        )
-        for seconds, name, config in ranked
-        if (name, config) != (best[1], best[2])
-    ]
-    chosen = Candidate(best[1], best[2], best[0], None, True, "")
-    return Explanation(operation, problem, device, choice, [chosen, *others, *refused])

@@ -102,11 +102,12 @@ def _autograd_kernel(
         def backward(ctx: Any, *grads: Any) -> Any:
             return None, None, None, *backward(ctx, *grads)
 
+    apply: Callable[..., Any] = Function.apply
     Function.__name__ = f"Tilewright{overload._schema.name.partition('::')[2].title().replace('_', '')}"
 
     def autograd(keyset: Any, *args: Any, **keywords: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return Function.apply(keyset, args, keywords, *args, *defaults[len(args) :])
+            return apply(keyset, args, keywords, *args, *defaults[len(args) :])
         with below():
             return overload.redispatch(keyset & after_autograd, *args, **keywords)
 

@@ -67,6 +67,7 @@ def _gpu(
         peak_tf32=tf32 * 1e12,
         peak_16bit=half * 1e12,
         bandwidth=bandwidth_gb * 1e9,
+        hypothetical=True,
         l1_bytes=l1_kib << 10,
         l2_bytes=l2_mib << 20,
         llc_bytes=l2_mib << 20,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tilewright.errors import ArgumentError, DeviceError, FormatError
 from tilewright.kernels import registry
-from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.interface import DeviceSpec, absence
 from tilewright.tuner import cost_model, shipped
 from tilewright.tuner.buckets import MOST_OCTAVES, bucket, octaves
 from tilewright.tuner.device import device_key
@@ -116,9 +116,9 @@ def candidates(
     listed: list[Candidate] = []
     for name in registry.backends(operation):
         found = registry.backend(operation, name)
-        absence = found.absent(device.kind)
-        if absence is not None:
-            listed.append(Candidate(name, None, None, None, False, str(absence)))
+        missing = absence(found, device)
+        if missing is not None:
+            listed.append(Candidate(name, None, None, None, False, str(missing)))
             continue
         configs = list(dict.fromkeys(found.configs(problem, device)))
         if choice.backend == name and choice.config not in configs:
@@ -157,9 +157,9 @@ def _explicit(
     problem: Any, operation: str, device: DeviceSpec, name: str, config: Any, store: Store | None
 ) -> Choice:
     found = registry.backend(operation, name)
-    absence = found.absent(device.kind)
-    if absence is not None:
-        raise _Refused(DeviceError(f"{operation}: backend {name} is not available: {absence}"))
+    missing = absence(found, device)
+    if missing is not None:
+        raise _Refused(DeviceError(f"{operation}: backend {name} is not available: {missing}"))
     if config is not None:
         if not isinstance(config, found.config_type):
             raise ArgumentError(
@@ -260,7 +260,7 @@ def _resolve(problem: Any, operation: str, device: DeviceSpec, name: str, fields
     if name not in registry.backends(operation):
         return None
     found = registry.backend(operation, name)
-    if found.absent(device.kind) is not None:
+    if absence(found, device) is not None:
         return None
     try:
         config = rebuild(found, fields)
@@ -292,9 +292,9 @@ def _predicted(problem: Any, operation: str, device: DeviceSpec) -> Choice:
     best: dict[str, tuple[float, Any]] = {}
     refusals = []
     for name in registry.backends(operation):
-        absence = registry.backend(operation, name).absent(device.kind)
-        if absence is not None:
-            refusals.append(f"{name}: {absence}")
+        missing = absence(registry.backend(operation, name), device)
+        if missing is not None:
+            refusals.append(f"{name}: {missing}")
             continue
         ranked, rejection = _ranked(problem, operation, device, name)
         if ranked:
