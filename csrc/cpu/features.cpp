@@ -8,11 +8,18 @@ namespace tilewright {
 
 // __builtin_cpu_supports asks CPUID and, for AVX and AVX-512, XGETBV: state that the OS does not save counts
 // as absent. Its argument must be a literal.
-#define TW_FEATURES(X)                                                                                \
-  X("sse4.2")                                                                                         \
-  X("avx")                                                                                            \
-  X("avx2") X("fma") X("f16c") X("avx512f") X("avx512bw") X("avx512dq") X("avx512vl") X("avx512vnni") \
-      X("avx512bf16")
+#define TW_FEATURES(X) \
+  X("sse4.2")          \
+  X("avx")             \
+  X("avx2")            \
+  X("fma")             \
+  X("f16c")            \
+  X("avx512f")         \
+  X("avx512bw")        \
+  X("avx512dq")        \
+  X("avx512vl")        \
+  X("avx512vnni")      \
+  X("avx512bf16")
 
 std::vector<std::string> cpu_features() {
   __builtin_cpu_init();

@@ -45,7 +45,9 @@ def test_hostile_values(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [None, 7, "tiled 128x128x64 g8 k1 w8 s3", asdict(GOOD), object()], ids=repr
+    "config",
+    [None, 7, "tiled 128x128x64 g8 k1 w8 s3", asdict(GOOD), object()],
+    ids=lambda x: type(x).__name__,
 )
 def test_what_is_no_config(config: Any) -> None:
     assert "TritonConfig" in (BACKEND.rejects(config, HALF, H100) or "")
