@@ -71,10 +71,12 @@ gpu-check:
 	if $(PYTHON) -c 'import torch' 2>/dev/null; then $(PYTHON) tools/gpu_check.py --out $(OUT); \
 	else $(BIN)/python tools/gpu_check.py --out $(OUT); fi
 
-# The extension alone, built into a copy of the package; the sanitizer's runtimes must be loaded before Python's
-# own allocator. Leaks are not looked for: Python and torch keep memory until the process ends.
+# The extension alone, built into a copy of the package. The virtual environment is taken by PYTHONPATH, because its
+# own interpreter would find the editable install first. The sanitizers' runtimes must be loaded before all else.
+# Leaks are not looked for: Python and torch keep memory until the process ends.
 SANITIZED := build/sanitize
 sanitize: setup
+	rm -rf $(SANITIZED)/site
 	mkdir -p $(SANITIZED)/site
 	cp -rL python/tilewright $(SANITIZED)/site/
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED)/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release -DTILEWRIGHT_SANITIZE=ON \
@@ -82,8 +84,9 @@ sanitize: setup
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED)/site/tilewright)
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)/cmake
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/site \
-	  $(BIN)/python -m pytest tests/cpu -q -n $(JOBS) -p no:cacheprovider
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONPATH="$(abspath $(SANITIZED)/site):$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" \
+	  "$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" -m pytest tests/cpu -q -n $(JOBS) -p no:cacheprovider
 
 clean:
 	rm -rf build dist demo-out $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

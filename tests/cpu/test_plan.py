@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -215,17 +213,3 @@ def test_scratch_memory_is_never_more_than_foretold() -> None:
             )
         )
         assert plan.workspace_bytes <= workspace_bytes(config, here)
-
-
-@pytest.mark.skipif(not _C.build_info()["sanitize"], reason="`make sanitize` runs the sanitized build")
-def test_the_sanitizer_sees_a_read_past_the_end() -> None:
-    """Otherwise a clean run would prove nothing."""
-    program = f"""
-import torch
-from tilewright import _C
-short, b, out = torch.ones(4 * 6 - 1), torch.ones(6 * 5), torch.empty(4 * 5)
-_C.MatmulPlan(**{fields()!r}).run(short.data_ptr(), b.data_ptr(), out.data_ptr(), 0, 0, 0)
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert result.returncode != 0
-    assert "heap-buffer-overflow" in result.stderr
