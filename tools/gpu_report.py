@@ -62,12 +62,13 @@ def _run(name: str, run: dict[str, Any]) -> list[str]:
     timing = (
         "replayed CUDA graphs" if settings["device"] != "cpu" and settings["graphs"] else "calls from Python"
     )
+    warning = " **Some results beat this peak: the probes were disturbed.**" if ceiling["disturbed"] else ""
     lines = [
         "",
         f"## {name}: y = {settings['activation']}(x·Wᵀ + bias)",
         "",
         f"Ceiling {ceiling['flops'] / 1e12:.4g} TFLOP/s and {ceiling['bandwidth'] / 1e12:.3g} TB/s ({ceiling['how']}). "
-        f"Times are medians in µs of {timing}; roofline is tilewright's share of the ceiling.",
+        f"Times are medians in µs of {timing}; roofline is tilewright's share of the ceiling.{warning}",
         "",
     ]
     lines += [

@@ -81,6 +81,14 @@ def test_floor_is_the_longer_of_arithmetic_and_memory() -> None:
     assert found.floor(one) == pytest.approx(1e-5)
 
 
+def test_a_peak_that_results_beat_is_called_disturbed() -> None:
+    found = report(result(TINY, entry(OURS, 1e-6)))
+    assert not found.disturbed()
+    found.ceiling["flops"] = 5e8
+    assert found.disturbed()
+    assert found.to_dict()["ceiling"]["disturbed"] is True
+
+
 def test_wrong_results_of_ours_are_named() -> None:
     found = report(
         result(TINY, entry("torch linear", 1.0, right=False), entry(f"{OURS} cpu", 1.0, right=False))

@@ -93,6 +93,11 @@ class Report:
         """The share of what the ceiling allows that an entry reaches."""
         return self.floor(result) / entry.p50
 
+    def disturbed(self) -> bool:
+        """Whether some result beat the peak that was probed: then the probes were held up by other work."""
+        peak = 1.02 * float(self.ceiling["flops"])
+        return any(entry.flops_per_second > peak for result in self.shapes for entry in result.entries)
+
     def ratio(self, result: ShapeResult, entry: Entry, *, best: bool) -> float | None:
         """How many times faster `entry` is than the baseline or than the best of torch."""
         other = result.best(self.torch) if best else result.entry(self.baseline)
@@ -137,7 +142,7 @@ class Report:
             "format": FORMAT,
             "environment": self.environment,
             "settings": self.settings,
-            "ceiling": self.ceiling,
+            "ceiling": self.ceiling | {"disturbed": self.disturbed()},
             "baseline": self.baseline,
             "torch": list(self.torch),
             "summaries": [asdict(summary) for summary in self.summaries()],

@@ -174,6 +174,11 @@ def _print_summary(console: Console, report: Report) -> None:
         f"measured {ceiling['flops'] / 1e9:.4g} GFLOP/s and {ceiling['bandwidth'] / 1e9:.3g} GB/s",
         highlight=False,
     )
+    if report.disturbed():
+        console.print(
+            "[yellow]some results beat the measured peak: other work held the probes up, so the roofline "
+            "shares mean nothing; measure on a quiet machine[/yellow]"
+        )
     for summary in report.summaries():
         console.print(
             f"tilewright is [bold]{summary.geomean:.2f}×[/bold] {summary.against} over {summary.shapes} shapes "
