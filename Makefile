@@ -79,6 +79,7 @@ sanitize: setup
 	rm -rf $(SANITIZED)/site
 	mkdir -p $(SANITIZED)/site
 	cp -rL python/tilewright $(SANITIZED)/site/
+	rm -f $(SANITIZED)/site/tilewright/_C*.so
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED)/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release -DTILEWRIGHT_SANITIZE=ON \
 	  -DTILEWRIGHT_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	  -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath $(SANITIZED)/site/tilewright)

@@ -192,7 +192,7 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
                 a, b = matrices(a, b)
                 weight = b.mT
                 if algorithm == "onednn_prepacked":
-                    weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous().to_mkldnn(), m)
+                    weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), m)
                     packed.append(weight)
             out: Tensor = pointwise(a, weight, bias if bias_fits else None, attribute, [], variant)
             return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -86,23 +87,25 @@ def _name(dtype: torch.dtype | None) -> str | None:
 def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
     """The hot path: a closure for each set of operands, because testing for them takes time too."""
     shape, dtype = problem.out_shape, problem.out_dtype
-    empty, address = torch.empty, Tensor.data_ptr
+    # Contiguous either way: on a tuple of sizes torch.empty takes 1.5 µs, empty_strided 1.0.
+    strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    empty, address = torch.empty_strided, Tensor.data_ptr
     keep_preact = problem.keep_preact
     has_bias, has_residual = problem.bias_dtype is not None, problem.residual_dtype is not None
 
     def plain(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        y = empty(shape, dtype=dtype)
+        y = empty(shape, strides, dtype=dtype)
         run(address(a), address(b), address(y), 0, 0, 0)
         return y
 
     def biased(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-        y = empty(shape, dtype=dtype)
+        y = empty(shape, strides, dtype=dtype)
         run(address(a), address(b), address(y), 0, address(bias), 0)
         return y
 
     def general(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        y = empty(shape, dtype=dtype)
-        preact = empty(shape, dtype=dtype) if keep_preact else None
+        y = empty(shape, strides, dtype=dtype)
+        preact = empty(shape, strides, dtype=dtype) if keep_preact else None
         run(
             address(a),
             address(b),

@@ -511,7 +511,10 @@ def _call_op(
     if out_dtype is not None:
         y = _OP(a, b, bias, residual, activation=activation, out_dtype=out_dtype)
     elif activation != "none":
-        y = _OP(a, b, bias, residual, activation=activation)
+        if residual is None:
+            y = _OP(a, b, bias, activation=activation)
+        else:
+            y = _OP(a, b, bias, residual, activation=activation)
     elif residual is not None:
         y = _OP(a, b, bias, residual)
     elif bias is not None:
