@@ -38,6 +38,11 @@ class Subject:
         """Interpreted: seconds per case, so that only a few configs of each are run."""
         return INTERPRETING and self.name == "triton"
 
+    @property
+    def compiles(self) -> bool:
+        """Half a second of compiling for every config of every case: one config of each case is run."""
+        return not INTERPRETING and self.name == "triton"
+
     def __str__(self) -> str:
         return "-".join(part for part in (self.name, self.level, self.device) if part)
 

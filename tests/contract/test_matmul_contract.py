@@ -5,6 +5,8 @@ A backend that appears in ``kernels/matmul`` is tested here the day its file app
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -36,6 +38,10 @@ def _runnable(subject: Subject, problem: MatmulProblem) -> list[object]:
         for config in subject.backend.configs(problem, subject.spec)
         if subject.backend.rejects(config, problem, subject.spec) is None
     ]
+    if subject.compiles and configs:
+        # The best guess in half of the cases, each of the others in its turn.
+        turn = zlib.crc32(problem.describe().encode())
+        return configs[:1] if turn % 2 else [configs[turn // 2 % len(configs)]]
     # Interpreted: the best guess and the one most unlike it (the last: splits, odd tiles).
     return configs[:: max(len(configs) - 1, 1)] if subject.slow else configs
 

@@ -16,7 +16,7 @@ import tilewright
 from tilewright import dispatch
 from tilewright.errors import ArgumentError
 from tilewright.kernels.matmul.bound import oracle
-from tilewright.ops.matmul import make_problem
+from tilewright.ops.matmul_kernels import make_problem
 
 
 def test_explain_names_the_choice_and_every_other_candidate() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tilewright.ops import library
-from tilewright.ops.matmul import linear, linear_problem, make_problem, matmul
+from tilewright.ops.matmul import linear, matmul
+from tilewright.ops.matmul_kernels import linear_problem, make_problem
 
 PROBLEMS: dict[str, Callable[..., tuple[str, Any]]] = {
     "matmul": lambda *args, **kwargs: ("matmul", make_problem(*args, **kwargs)),

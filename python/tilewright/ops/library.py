@@ -36,8 +36,14 @@ def any_requires_grad(*tensors: torch.Tensor | None) -> bool:
     return False
 
 
-def define(
-    schema: str,
+def define(schema: str) -> Any:
+    """Makes an operation's name known to torch; returns its OpOverload, to be given to `implement`."""
+    LIBRARY.define(schema, tags=TAGS)
+    return getattr(torch.ops.tilewright, schema.partition("(")[0]).default
+
+
+def implement(
+    overload: Any,
     *,
     kernels: tuple[Callable[..., Any], Callable[..., Any]],
     fake: Callable[..., Any],
@@ -46,15 +52,13 @@ def define(
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
     flops: Callable[..., int],
-) -> Any:
-    """Registers one operation with everything that the design asks of it; returns its OpOverload.
+) -> None:
+    """Registers everything that the design asks of an operation.
 
     `kernels` run on CPU and on CUDA tensors; other devices take the `decomposition` into ATen.
     `autocast` gets the device type first, then the operation's arguments.
     """
-    name = schema.partition("(")[0]
-    LIBRARY.define(schema, tags=TAGS)
-    overload = getattr(torch.ops.tilewright, name).default
+    name = overload._schema.name.partition("::")[2]
     for key, kernel in zip(("CPU", "CUDA"), kernels, strict=True):
         LIBRARY.impl(name, kernel, key)
 
@@ -70,7 +74,6 @@ def define(
         LIBRARY.impl(name, _autocast_kernel(autocast, device_type, key), key)
     _flop_formulas[getattr(torch.ops.tilewright, name)] = flops
     _decompositions[overload] = decomposition
-    return overload
 
 
 def _autograd_kernel(
