@@ -37,7 +37,8 @@ double multiply_f32(int64_t rounds) {
 #if defined(__AVX512F__)
 [[gnu::target("avx512bf16")]] double multiply_bf16(int64_t rounds) {
   __m512 chain[kChains];
-  for (int i = 0; i < kChains; ++i) chain[i] = _mm512_set1_ps(static_cast<float>(i));
+  // Unrolled like the loop below: one index that is not a constant would keep the whole array in memory.
+  TW_UNROLL for (int i = 0; i < kChains; ++i) chain[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512bh factor = (__m512bh)_mm512_set1_epi16(0x3f00);
   for (int64_t round = 0; round < rounds; ++round) {
     TW_UNROLL for (int i = 0; i < kChains; ++i) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import threading
@@ -234,3 +235,28 @@ def test_the_real_probe_gives_plausible_rates() -> None:
         pytest.skip("the compiled module is not built")
     spec = device.current()
     assert 1e8 < timing.make_anchor(spec)() < 1e15
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steady", "replaced"), [(9.0, True, True), (0.5, False, True), (2.0, False, False)]
+)
+def test_what_was_measured_unsteadily_is_searched_again(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, steady: bool, replaced: bool
+) -> None:
+    real = tune.search
+    outcomes = [(1.0, False), (seconds, steady)]
+    problem = matmul(m=40)
+
+    def search(*args: Any, **kwargs: Any) -> TuneResult:
+        took, calm = outcomes.pop(0)
+        return dataclasses.replace(real(*args, **kwargs), seconds=took, steady=calm)
+
+    monkeypatch.setattr(tune, "search", search)
+    report = tune_problems([("matmul", problem)], budget_s=0.05, progress=False, top_k=1)
+    assert not outcomes
+    (result,) = report.results
+    assert result.seconds == (seconds if replaced else 1.0)
+    (row,) = [
+        row for row in Store(user_store().path).every_row() if row.m == 48 or row.m == 40 or row.m == 32
+    ]
+    assert row.seconds == result.seconds

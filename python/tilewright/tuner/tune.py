@@ -118,12 +118,33 @@ def tune_problems(
         try:
             for number, (operation, problem) in enumerate(distinct):
                 _tune_one(operation, problem, budget, top_k, store, report, _step(advance, number, problem))
+            _tune_unsteady_again(budget, top_k, store, report)
         except KeyboardInterrupt:
             report.interrupted = True
             logger.warning("tuning was interrupted; %d finished problems are kept", len(report.results))
     if report.failures:
         raise TuningError("; ".join(report.failures))
     return report
+
+
+def _tune_unsteady_again(budget_s: float, top_k: int, store: Store, report: TuneReport) -> None:
+    """Searches once more, after all others, what was measured while the machine slowed down.
+
+    Other work on the machine (or on its host) makes threads wait for each other, which strikes some kernels
+    more than others: winners of such a search were seen to take twice the time of the vendor's code. What is
+    steady the second time, or at least faster, replaces the first result.
+    """
+    for position, first in enumerate(report.results):
+        if first.steady:
+            continue
+        again = TuneReport()
+        _tune_one(first.operation, first.problem, 2 * budget_s, top_k, store, again, _silent, first)
+        if again.results:
+            report.results[position] = again.results[0]
+
+
+def _silent(what: str, share: float) -> None:
+    """Progress that nobody watches."""
 
 
 def device_of(problem: Any) -> DeviceSpec:
@@ -156,7 +177,9 @@ def _tune_one(
     store: Store,
     report: TuneReport,
     progress: Progress,
+    earlier: TuneResult | None = None,
 ) -> None:
+    """Searches and stores; the result goes to the report. An `earlier` result stays if it is the better one."""
     if problem.flops() == 0:
         report.skipped.append((problem.describe(), "it is empty"))
         return
@@ -182,6 +205,8 @@ def _tune_one(
         return
     except TuningError as error:
         report.failures.append(str(error))
+        return
+    if earlier is not None and not result.steady and result.seconds >= earlier.seconds:
         return
     report.results.append(result)
     store.put(make_result_row(result, spec))
