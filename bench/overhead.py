@@ -42,7 +42,8 @@ def _seconds(call: Callable[[], object]) -> float:
 def overhead(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> dict[str, float]:
     """Medians in microseconds: ours, torch's, and of the differences."""
     for _ in range(200):
-        ours(), theirs()
+        ours()
+        theirs()
     pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(BLOCKS)]
     return {
         "tilewright_us": round(statistics.median(mine for mine, _ in pairs) * 1e6, 2),
@@ -51,23 +52,28 @@ def overhead(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> dict[s
     }
 
 
+def figures(gradients: bool) -> dict[str, dict[str, float]]:
+    """A product, and a layer with bias and activation, of 8×8 matrices."""
+    x, w = (torch.randn(8, 8, requires_grad=gradients) for _ in range(2))
+    bias = torch.randn(8, requires_grad=gradients)
+    return {
+        "matmul over torch.mm": overhead(lambda: tilewright.matmul(x, w), lambda: torch.mm(x, w)),
+        "linear with relu over relu(F.linear)": overhead(
+            lambda: tilewright.linear(x, w, bias, activation="relu"),
+            lambda: torch.relu(torch.nn.functional.linear(x, w, bias)),
+        ),
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
     results = []
     for backend in ("aten", "cpu"):
         for mode, scope in MODES.items():
-            gradients = mode == "with gradients"
-            x, w = (torch.randn(8, 8, requires_grad=gradients) for _ in range(2))
-            bias = torch.randn(8, requires_grad=gradients)
             with scope(), tilewright.options(backend=backend, strict=True):
-                products = overhead(lambda: tilewright.matmul(x, w), lambda: torch.mm(x, w))
-                layers = overhead(
-                    lambda: tilewright.linear(x, w, bias, activation="relu"),
-                    lambda: torch.relu(torch.nn.functional.linear(x, w, bias)),
-                )
-            for name, figures in (("matmul over torch.mm", products), ("linear + relu", layers)):
-                results.append({"backend": backend, "mode": mode, "call": name, **figures})
-                print(f"{backend:5} {mode:15} {name:21} {figures}")
+                for call, measured in figures(mode == "with gradients").items():
+                    results.append({"backend": backend, "mode": mode, "call": call, **measured})
+                    print(f"{backend:5} {mode:15} {call:37} {measured}")
     report = {"environment": environment(torch.device("cpu"), threads=1), "results": results}
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

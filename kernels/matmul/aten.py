@@ -122,7 +122,8 @@ class AtenMatmul:
                 z = _add(z, residual)
             if not keep:
                 y = torch.relu_(z) if activation == "relu" else activate(z, activation)
-                return y.to(out_dtype).contiguous()
+                y = y if y.dtype == out_dtype else y.to(out_dtype)
+                return y if y.is_contiguous() else y.contiguous()
             y = activate(z, activation).to(out_dtype).contiguous()
             preact = z.to(out_dtype).contiguous()
             return y, preact.clone() if preact.data_ptr() == y.data_ptr() else preact
