@@ -28,9 +28,9 @@ TIE = 1.02
 
 VENDOR = "aten"
 _CRAWL = 20.0
-_FIRST_ROUNDS = 3
-_LATER_ROUNDS = 5
-_FINAL_ROUNDS = 9
+_FIRST_ROUNDS = 5
+_LATER_ROUNDS = 8
+_FINAL_ROUNDS = 15
 _FINALISTS = 3
 
 Inputs = Sequence[Any]
@@ -130,15 +130,15 @@ def search(
             torch.set_num_threads(threads)
     for entrant in entrants:
         key = entrant.backend, entrant.config
-        state.trials[key] = Trial(entrant.backend, asdict(entrant.config), entrant.median)
+        state.trials[key] = Trial(entrant.backend, asdict(entrant.config), entrant.typical)
     winner = pick(finalists)
-    vendor = min((e.median for e in entrants if e.backend == VENDOR), default=None)
+    vendor = min((e.typical for e in entrants if e.backend == VENDOR), default=None)
     return TuneResult(
         operation=operation,
         problem=problem,
         backend=winner.backend,
         config=winner.config,
-        seconds=winner.median,
+        seconds=winner.typical,
         vendor_seconds=vendor,
         trials=tuple(state.trials.values()),
         steady=rounds.unsteady == 0,
@@ -148,8 +148,8 @@ def search(
 
 def pick(finalists: Sequence[Entrant]) -> Entrant:
     """The fastest; within a tie the first by backend (in the order of ``BACKEND_NAMES``), then by config."""
-    best = min(entrant.median for entrant in finalists)
-    tied = [entrant for entrant in finalists if entrant.median <= best * TIE]
+    best = min(entrant.typical for entrant in finalists)
+    tied = [entrant for entrant in finalists if entrant.typical <= best * TIE]
     return min(tied, key=lambda e: (BACKEND_NAMES.index(e.backend), str(e.config)))
 
 
@@ -253,7 +253,7 @@ def _race(state: _Search, entrants: list[Entrant], rounds: Rounds) -> list[Entra
             return alive
         stage += 1
         state.progress(f"timing {len(alive)} configs", min(0.99, 0.5 + 0.5 * stage / stages))
-        alive.sort(key=lambda entrant: entrant.median)
+        alive.sort(key=lambda entrant: entrant.typical)
         keep = max(_FINALISTS, math.ceil(len(alive) / 2))
         # The best of the vendor's stays: what the winner is compared with deserves as many samples.
         vendor = next((entrant for entrant in alive[keep:] if entrant.backend == VENDOR), None)
