@@ -100,12 +100,11 @@ def test_nan_and_inf_pass_as_in_torch(subject: Subject, activation: str, m: int)
         torch.testing.assert_close(y.double()[finite], expected[finite], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("subject", _SUBJECTS, ids=str)
+# On the CPU, where untouched pages cost nothing; a GPU would need the memory itself.
+@pytest.mark.parametrize("subject", [s for s in _SUBJECTS if s.device == "cpu"], ids=str)
 @pytest.mark.parametrize(("m", "b_is_col"), [(1, False), (1, True), (3, False), (40, True)])
 def test_offsets_beyond_2_to_the_31(subject: Subject, m: int, b_is_col: bool) -> None:
     """Rows (or columns) so far apart that 32-bit offsets wrap: 64-bit addresses, few bytes of real memory."""
-    if subject.device == "cuda":
-        return  # needs real memory there; the strides of the interpreter and the CPU prove the arithmetic
     k, n, far = 5, 4, (1 << 31) // 3 + 7
     storage = torch.empty(far * k + n, dtype=torch.float16)  # untouched pages cost nothing
     b = storage.as_strided((n, k), (far, 1)).t() if b_is_col else storage.as_strided((k, n), (far, 1))
