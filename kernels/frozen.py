@@ -36,3 +36,12 @@ class FrozenOperand:
     def bytes(self) -> int:
         """Memory held by packed tensors, beside the weight itself."""
         return sum(form.nbytes for form in self.forms.values() if isinstance(form, Tensor))
+
+
+def unwrapped(launch: Callable[..., Any]) -> Callable[..., Any]:
+    """`launch` for a kernel that takes a frozen B as it takes any other: as a tensor."""
+
+    def launch_with_tensor(a: Tensor, b: FrozenOperand, *addends: Tensor | None) -> Any:
+        return launch(a, b.tensor, *addends)
+
+    return launch_with_tensor

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import DeviceError
+from tilewright.kernels.frozen import unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.cpu.blocking import configs
 from tilewright.kernels.matmul.cpu.config import CpuConfig, core, launch_threads, rejection
@@ -77,7 +78,8 @@ class CpuMatmul:
             )
         except ValueError as error:
             raise DeviceError(f"matmul: {config} cannot run {problem.describe()}: {error}") from error
-        return _launcher(plan.run, problem)
+        launch = _launcher(plan.run, problem)
+        return unwrapped(launch) if problem.frozen_b else launch
 
 
 def _name(dtype: torch.dtype | None) -> str | None:
