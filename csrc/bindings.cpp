@@ -49,9 +49,14 @@ py::list instances() {
         row["backend"] = "cpu";
         row["isa"] = level->isa;
         row["algorithm"] = kernel->algorithm;
+        row["compute"] = kernel->compute == Compute::bf16 ? "bf16" : "f32";
         row["tile_m"] = kernel->tile_m;
         row["tile_n"] = kernel->tile_n;
-        row["dtypes"] = py::make_tuple("f32", "bf16", "f16");
+        if (kernel->compute == Compute::bf16) {
+          row["dtypes"] = py::make_tuple("bf16");
+        } else {
+          row["dtypes"] = py::make_tuple("f32", "bf16", "f16");
+        }
         found.append(row);
       }
     }
@@ -152,7 +157,8 @@ PYBIND11_MODULE(_C, module) {
                   int64_t bias_stride, std::optional<std::vector<int64_t>> residual_strides,
                   std::string dtype, std::string out_dtype, std::optional<std::string> bias_dtype,
                   std::optional<std::string> residual_dtype, std::string activation, bool keep_preact,
-                  int64_t block_m, int64_t block_n, int64_t block_k, int tile_m, int tile_n, int threads) {
+                  std::string compute, std::string pack_b, int64_t block_m, int64_t block_n, int64_t block_k,
+                  int tile_m, int tile_n, int64_t parts_m, int64_t parts_n, int64_t prefetch, int threads) {
                  return MatmulPlan({isa,         algorithm,
                                     m,           n,
                                     k,           batch,
@@ -161,17 +167,30 @@ PYBIND11_MODULE(_C, module) {
                                     dtype,       out_dtype,
                                     bias_dtype,  residual_dtype,
                                     activation,  keep_preact,
+                                    compute,     pack_b,
                                     block_m,     block_n,
                                     block_k,     tile_m,
-                                    tile_n,      threads});
+                                    tile_n,      parts_m,
+                                    parts_n,     prefetch,
+                                    threads});
                }),
            py::kw_only(), "isa"_a, "algorithm"_a, "m"_a, "n"_a, "k"_a, "batch"_a, "a_strides"_a,
            "b_strides"_a, "bias_stride"_a, "residual_strides"_a, "dtype"_a, "out_dtype"_a, "bias_dtype"_a,
-           "residual_dtype"_a, "activation"_a, "keep_preact"_a, "block_m"_a, "block_n"_a, "block_k"_a,
-           "tile_m"_a, "tile_n"_a, "threads"_a)
+           "residual_dtype"_a, "activation"_a, "keep_preact"_a, "compute"_a, "pack_b"_a, "block_m"_a,
+           "block_n"_a, "block_k"_a, "tile_m"_a, "tile_n"_a, "parts_m"_a, "parts_n"_a, "prefetch"_a,
+           "threads"_a)
       .def("run", run_plan, "a_ptr"_a, "b_ptr"_a, "c_ptr"_a, "preact_ptr"_a, "bias_ptr"_a, "residual_ptr"_a,
            "Computes into c (and preact). Addresses are integers, 0 where there is no such operand. Releases "
            "the "
            "GIL.")
+      .def(
+          "pack",
+          [](const MatmulPlan& plan, uintptr_t b, uintptr_t packed) {
+            const py::gil_scoped_release release;
+            plan.pack(reinterpret_cast<const void*>(b), reinterpret_cast<void*>(packed));
+          },
+          "b_ptr"_a, "packed_ptr"_a,
+          "Where pack_b is frozen: writes B's packed form, which `run` takes in place of b.")
+      .def_property_readonly("packed_bytes", &MatmulPlan::packed_bytes)
       .def_property_readonly("workspace_bytes", &MatmulPlan::workspace_bytes);
 }

@@ -1,5 +1,6 @@
 #include "cpu/features.h"
 
+#include <algorithm>
 #include <fstream>
 
 namespace tilewright {
@@ -54,6 +55,11 @@ bool machine_supports(const std::string& isa) {
 }
 
 #endif
+
+bool machine_has(const std::string& feature) {
+  static const std::vector<std::string> features = cpu_features();
+  return std::find(features.begin(), features.end(), feature) != features.end();
+}
 
 std::string cpu_model() {
   std::ifstream info("/proc/cpuinfo");

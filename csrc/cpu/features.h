@@ -9,6 +9,8 @@ namespace tilewright {
 // Vector features of the processor that the operating system also saves ("avx2", "avx512bf16" …).
 std::vector<std::string> cpu_features();
 
+bool machine_has(const std::string& feature);
+
 // True where code of the level ("portable", "avx2", "avx512") can run here, whether or not it was built.
 bool machine_supports(const std::string& isa);
 

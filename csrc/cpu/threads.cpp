@@ -64,6 +64,17 @@ struct Block {
 
 }  // namespace
 
+void prefer_huge_pages(void* memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)memory;
+  (void)bytes;
+#endif
+}
+
 void* workspace(size_t bytes) {
   thread_local Block block;
   if (bytes <= block.bytes && (block.bytes <= kKeptBytes || bytes > kKeptBytes)) return block.memory;
@@ -74,9 +85,7 @@ void* workspace(size_t bytes) {
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
   if (memory == nullptr) throw std::bad_alloc();
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (huge) madvise(memory, rounded, MADV_HUGEPAGE);
-#endif
+  if (huge) prefer_huge_pages(memory, rounded);
   block.memory = memory;
   block.bytes = rounded;
   return memory;

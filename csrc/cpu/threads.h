@@ -20,4 +20,8 @@ bool built_with_openmp();
 // fault for every 4 KB. Throws std::bad_alloc. The contents are undefined.
 void* workspace(size_t bytes);
 
+// Asks for 2 MB pages where memory that nobody has written yet holds any: a stream through a large weight
+// otherwise needs a new translation for every 4 KB.
+void prefer_huge_pages(void* memory, size_t bytes);
+
 }  // namespace tilewright

@@ -41,6 +41,11 @@ def fields(**changes: Any) -> dict[str, Any]:
         "block_k": 8,
         "tile_m": TILE_M,
         "tile_n": TILE_N,
+        "compute": "f32",
+        "pack_b": "private",
+        "parts_m": 1,
+        "parts_n": 1,
+        "prefetch": 0,
         "threads": 1,
     }
     return {**plain, **changes}
@@ -71,6 +76,14 @@ def fields(**changes: Any) -> dict[str, Any]:
         ({"block_k": 2**40}, "block_k"),
         ({"tile_m": 3}, "tile"),
         ({"tile_n": -8}, "tile"),
+        ({"compute": "f64"}, "compute"),
+        ({"compute": "bf16"}, "bf16"),
+        ({"pack_b": "twice"}, "pack_b"),
+        ({"pack_b": "frozen", "batch": [2], "a_strides": [24, 6, 1], "b_strides": [30, 5, 1]}, "batch"),
+        ({"algorithm": "gemv", "tile_m": 0, "tile_n": 0, "pack_b": "frozen"}, "frozen"),
+        ({"parts_m": 0}, "parts"),
+        ({"parts_m": 1000, "parts_n": 1000}, "parts"),
+        ({"prefetch": -1}, "prefetch"),
         ({"threads": 0}, "threads"),
         ({"threads": 100_000}, "threads"),
         ({"m": 2**15, "n": 2**15, "block_m": 2**15, "block_n": 2**15, "block_k": 2}, "scratch"),
@@ -107,6 +120,17 @@ def test_missing_and_surplus_addresses_are_rejected() -> None:
         plan.run(-1, at, at, 0, 0, 0)
 
 
+def test_packing_checks_its_addresses() -> None:
+    x = torch.zeros(64)
+    plan = _C.MatmulPlan(**fields(pack_b="frozen"))
+    assert plan.packed_bytes >= 4 * 5 * 6
+    with pytest.raises(ValueError, match="null"):
+        plan.pack(0, x.data_ptr())
+    with pytest.raises(ValueError, match="frozen"):
+        _C.MatmulPlan(**fields()).pack(x.data_ptr(), x.data_ptr())
+    assert _C.MatmulPlan(**fields(pack_b="frozen", n=0)).packed_bytes == 0
+
+
 def test_empty_products_touch_nothing() -> None:
     for changes in ({"m": 0}, {"n": 0}, {"batch": [0], "a_strides": [0, 6, 1], "b_strides": [0, 5, 1]}):
         _C.MatmulPlan(**fields(**changes)).run(0, 0, 0, 0, 0, 0)
@@ -131,6 +155,15 @@ def problem(m: int = 40, n: int = 50, k: int = 60, **options: Any) -> MatmulProb
         {"block_k": 10**30},
         {"tile_m": 5},
         {"tile_m": 10**30},
+        {"compute": "bf16"},
+        {"compute": ["f32"]},
+        {"pack_b": "frozen"},
+        {"pack_b": ""},
+        {"parts_m": 0},
+        {"parts_n": 10**9},
+        {"parts_n": "2"},
+        {"prefetch": -1},
+        {"prefetch": 10**12},
         {"isa": "avx9"},
         {"isa": ["portable"]},
         {"algorithm": "gemm\0"},
@@ -175,7 +208,7 @@ def test_candidates(isa: str, m: int, n: int, k: int) -> None:
     for threads in (1, 3):
         here = MatmulProblem.from_tensors(a, b, threads=threads)
         found = list(BACKEND.configs(here, spec(isa)))
-        assert 1 <= len(found) <= 12
+        assert 1 <= len(found) <= 16
         assert len(set(found)) == len(found) == len({str(config) for config in found})
         for config in found:
             assert config.isa == isa
@@ -194,7 +227,15 @@ def test_scratch_memory_is_never_more_than_foretold() -> None:
     for _ in range(200):
         m, n, k = draw(1, 300), draw(1, 300), draw(0, 500)
         config = gemm(
-            "portable", TILE_M, TILE_N, block_m=draw(1, 400), block_n=draw(1, 400), block_k=draw(1, 600)
+            "portable",
+            TILE_M,
+            TILE_N,
+            block_m=draw(1, 400),
+            block_n=draw(1, 400),
+            block_k=draw(1, 600),
+            parts_m=draw(1, 6),
+            parts_n=draw(1, 6),
+            pack_b=("private", "shared", "frozen")[draw(0, 3)],
         )
         if draw(0, 2):
             m, n = (m, draw(1, 17)) if draw(0, 2) else (draw(1, 17), n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from tests.cpu.support import GEMM_TILES, LEVELS, gemm, gemv, matrix, run, spec
+from tests.cpu.support import GEMM_TILES, LEVELS, PACKS, gemm, gemv, matrix, run, spec
 from tilewright import _C
 from tilewright.kernels.matmul.cpu import BACKEND, CpuConfig
 from tilewright.kernels.matmul.problem import MatmulProblem
@@ -35,17 +36,30 @@ def test_bits_do_not_depend_on_the_thread_count(isa: str, algorithm: str) -> Non
         assert torch.equal(out, outs[0])
 
 
-@pytest.mark.parametrize("isa", LEVELS)
-@pytest.mark.parametrize("k", [100, 3000])
-def test_the_blocks_of_a_gemm_do_not_change_bits(isa: str, k: int) -> None:
-    """Only block_k does, and the first guess takes that from K alone."""
-    a, b = matrix(67, k, torch.bfloat16), matrix(k, 130, torch.bfloat16)
-    results = []
-    for threads in (1, 2, 4):
-        problem = MatmulProblem.from_tensors(a, b, threads=threads)
-        results += [BACKEND.bind(c, problem)(a, b, None, None) for c in BACKEND.configs(problem, spec(isa))]
-    assert len(results) >= 3
-    assert all(torch.equal(result, results[0]) for result in results)
+@pytest.mark.parametrize(("isa", "tile_m", "tile_n"), GEMM_TILES)
+@pytest.mark.parametrize("pack_b", PACKS)
+def test_parts_packing_and_groups_do_not_change_bits(isa: str, tile_m: int, tile_n: int, pack_b: str) -> None:
+    """Only the ISA, the arithmetic, block_k and the tile do."""
+    a, b = matrix(67, 300, torch.bfloat16), matrix(300, 130, torch.bfloat16, "col")
+    plain = run(gemm(isa, tile_m, tile_n, block_m=100, parts_n=1, block_k=128), a, b)
+    assert isinstance(plain, torch.Tensor)
+    for parts_m, parts_n, block_n, prefetch in ((1, 2, 32, 0), (2, 1, 64, 4096), (3, 5, 500, 64)):
+        config = gemm(
+            isa,
+            tile_m,
+            tile_n,
+            block_m=100,
+            block_n=block_n,
+            block_k=128,
+            pack_b=pack_b,
+            parts_m=parts_m,
+            parts_n=parts_n,
+            prefetch=prefetch,
+        )
+        for threads in (1, 2, 4):
+            out = run(config, a, b, threads=threads)
+            assert isinstance(out, torch.Tensor)
+            assert torch.equal(out, plain), str(config)
 
 
 def test_sixteen_python_threads_at_once() -> None:
@@ -118,7 +132,7 @@ from tilewright.kernels.matmul.cpu import BACKEND, CpuConfig
 from tilewright.kernels.matmul.problem import MatmulProblem
 a = torch.randn(64, 64)
 tile = next((r["tile_m"], r["tile_n"]) for r in _C.instances() if r["isa"] == "portable")
-config = CpuConfig("gemm", "portable", 8, 8, 64, *tile)
+config = CpuConfig("gemm", "portable", 8, 8, 64, *tile, parts_n=3)
 before = len(os.listdir("/proc/self/task"))
 counts = []
 for threads in (1, 3):
@@ -142,10 +156,14 @@ def test_configs_share_work_evenly(isa: str) -> None:
     for threads in (2, 3, 4):
         a, b = torch.empty(512, 768, device="meta"), torch.empty(768, 3072, device="meta")
         problem = MatmulProblem.from_tensors(a, b, threads=threads)
-        best = next(iter(BACKEND.configs(problem.__class__(**_cpu(problem)), spec(isa))))
+        here = dataclasses.replace(spec(isa), units=4)
+        best = next(iter(BACKEND.configs(problem.__class__(**_cpu(problem)), here)))
         assert isinstance(best, CpuConfig)
-        tasks = -(-512 // best.block_m) * -(-3072 // best.block_n)
-        assert tasks / (-(-tasks // threads) * threads) >= 0.9
+        strips = -(-512 // best.tile_m)
+        rows = -(-strips // best.parts_m) * best.parts_m / strips
+        panels = 3072 // best.tile_n
+        columns = -(-panels // best.parts_n) * best.parts_n / panels
+        assert rows * columns * threads / (best.parts_m * best.parts_n) <= 1 / 0.9
 
 
 def _cpu(problem: MatmulProblem) -> dict[str, object]:

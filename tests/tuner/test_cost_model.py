@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.tuner import fakes
 from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.matmul.cpu import CpuConfig
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.tuner.cost_model import expected_seconds
 from tilewright.tuner.device import BUILTIN, builtin
@@ -31,15 +32,12 @@ H100 = builtin("h100")
 
 @dataclass(frozen=True)
 class Any_:
-    """A config of any backend: only the fields that are set."""
+    """A config of the Triton or the vendor's backend: only the fields that are set."""
 
-    algorithm: str = "gemm"
-    isa: str = "avx512"
+    algorithm: str = "tiled"
     block_m: int = 128
     block_n: int = 192
     block_k: int = 512
-    tile_m: int = 9
-    tile_n: int = 48
     group_m: int = 8
     split_k: int = 1
     num_warps: int = 8
@@ -47,11 +45,13 @@ class Any_:
     b_layout: str = "as_is"
 
 
+GEMM = CpuConfig("gemm", "avx512", 2048, 64, 512, 14, 32, parts_n=4)
+GEMV = CpuConfig("gemv", "avx512", 64, 64, 1 << 16)
 TILED = Any_("tiled", block_m=128, block_n=256, block_k=64)
 VENDOR = Any_("linear")
 BACKENDS = [
-    ("cpu", Any_(), CPU),
-    ("cpu", Any_("gemv"), CPU),
+    ("cpu", GEMM, CPU),
+    ("cpu", GEMV, CPU),
     ("aten", VENDOR, CPU),
     ("aten", Any_("onednn"), CPU),
     ("triton", TILED, H100),
@@ -130,7 +130,7 @@ def test_a_faster_device_is_predicted_faster(
 
 def test_padding_costs() -> None:
     # Columns are padded to whole vectors of 16.
-    assert seconds("cpu", Any_(), CPU, 4096, 17, 512) > 1.3 * seconds("cpu", Any_(), CPU, 4096, 16, 512)
+    assert seconds("cpu", GEMM, CPU, 4096, 17, 512) > 1.3 * seconds("cpu", GEMM, CPU, 4096, 16, 512)
     # 33 × 32 tiles are eight waves on 132 multiprocessors; one row more begins a ninth.
     assert seconds("triton", TILED, H100, 4225, 8192, 8192) > 1.1 * seconds(
         "triton", TILED, H100, 4224, 8192, 8192
@@ -138,31 +138,34 @@ def test_padding_costs() -> None:
 
 
 def test_tasks_that_divide_unevenly_over_threads_cost() -> None:
-    even, uneven = Any_(block_m=512, block_n=1024), Any_(block_m=512, block_n=1296)
-    assert seconds("cpu", uneven, CPU, 512, 4096, 512) > 1.2 * seconds("cpu", even, CPU, 512, 4096, 512)
+    # 5 panels on 4 threads: one of them computes two.
+    uneven = seconds("cpu", GEMM, CPU, 512, 5 * 32, 4096)
+    assert uneven > 1.8 * seconds("cpu", GEMM, CPU, 512, 4 * 32, 4096)
 
 
 def test_fewer_threads_are_slower() -> None:
-    for backend, config in (("cpu", Any_()), ("aten", VENDOR)):
+    for backend, config in (("cpu", GEMM), ("aten", VENDOR)):
         one, four = (seconds(backend, config, CPU, 512, 512, 512, threads=n) for n in (1, 4))
         assert 2 < one / four < 4.1
 
 
 def test_lower_isa_levels_are_slower() -> None:
     wide = replace(CPU, peak_fp32=4 * 64 * CPU.clock_hz)  # 64 FLOP per clock and core take AVX-512
-    times = [seconds("cpu", Any_(isa=isa), wide, 512, 512, 512) for isa in ("avx512", "avx2", "portable")]
+    times = [
+        seconds("cpu", replace(GEMM, isa=isa), wide, 512, 512, 512) for isa in ("avx512", "avx2", "portable")
+    ]
     assert times[0] < times[1] < times[2] / 2
 
 
 def test_few_rows_cost_what_reading_the_weight_costs() -> None:
     weight = 4096 * 4096 * 4 / CPU.bandwidth
-    assert weight < seconds("cpu", Any_("gemv"), CPU, 1, 4096, 4096) < 1.5 * weight
-    assert seconds("cpu", Any_("gemv"), CPU, 1, 4096, 4096) < seconds("cpu", Any_(), CPU, 1, 4096, 4096)
+    assert weight < seconds("cpu", GEMV, CPU, 1, 4096, 4096) < 1.5 * weight
+    assert seconds("cpu", GEMV, CPU, 1, 4096, 4096) < seconds("cpu", GEMM, CPU, 1, 4096, 4096)
     assert seconds("aten", VENDOR, CPU, 1, 4096, 4096) > 2 * weight
 
 
 def test_many_rows_need_a_gemm() -> None:
-    assert seconds("cpu", Any_(), CPU, 512, 4096, 4096) < seconds("cpu", Any_("gemv"), CPU, 512, 4096, 4096)
+    assert seconds("cpu", GEMM, CPU, 512, 4096, 4096) < seconds("cpu", GEMV, CPU, 512, 4096, 4096)
 
 
 def test_copies_and_unfused_epilogues_cost() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tilewright.errors import DeviceError
-from tilewright.kernels.frozen import unwrapped
+from tilewright.kernels.frozen import FrozenOperand, unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.cpu.blocking import configs
 from tilewright.kernels.matmul.cpu.config import CpuConfig, core, launch_threads, rejection
@@ -35,7 +36,7 @@ class CpuMatmul:
         return None
 
     def configs(self, problem: MatmulProblem, device: DeviceSpec) -> Iterable[CpuConfig]:
-        return [config for config in configs(problem, device) if not rejection(config, problem, device)]
+        return configs(problem, device)
 
     def rejects(self, config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) -> str | None:
         return rejection(config, problem, device)
@@ -74,11 +75,18 @@ class CpuMatmul:
                 block_k=config.block_k,
                 tile_m=config.tile_m,
                 tile_n=config.tile_n,
+                compute=config.compute,
+                pack_b=config.pack_b,
+                parts_m=config.parts_m,
+                parts_n=config.parts_n,
+                prefetch=config.prefetch,
                 threads=launch_threads(problem),
             )
         except ValueError as error:
             raise DeviceError(f"matmul: {config} cannot run {problem.describe()}: {error}") from error
-        launch = _launcher(plan.run, problem)
+        if config.pack_b == "frozen":
+            return _launcher(plan.run, problem, _packed_address(plan, config))
+        launch = _launcher(plan.run, problem, Tensor.data_ptr)
         return unwrapped(launch) if problem.frozen_b else launch
 
 
@@ -86,7 +94,27 @@ def _name(dtype: torch.dtype | None) -> str | None:
     return None if dtype is None else DTYPE_NAMES[dtype]
 
 
-def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
+def _packed_address(plan: Any, config: CpuConfig) -> Callable[[Any], int]:
+    """Where B's packed form lies, which every number of rows and every tile share; packs it on first use."""
+    layout = ("cpu", config.isa, config.compute)
+    packed_bytes: int = plan.packed_bytes
+
+    def pack(b: Tensor) -> Tensor:
+        form = torch.empty(packed_bytes, dtype=torch.uint8)
+        plan.pack(b.data_ptr(), form.data_ptr())
+        return form
+
+    def packed_address(b: FrozenOperand) -> int:
+        form = b.forms.get(layout)
+        if form is None:
+            form = b.pack(layout, pack)
+        address: int = form.data_ptr()
+        return address
+
+    return packed_address
+
+
+def _launcher(run: Launch, problem: MatmulProblem, address_b: Callable[[Any], int]) -> Launch:
     """The hot path: a closure for each set of operands, because testing for them takes time too."""
     shape, dtype = problem.out_shape, problem.out_dtype
     # Contiguous either way: on a tuple of sizes torch.empty takes 1.5 µs, empty_strided 1.0.
@@ -97,12 +125,12 @@ def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
 
     def plain(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         y = empty(shape, strides, dtype=dtype)
-        run(address(a), address(b), address(y), 0, 0, 0)
+        run(address(a), address_b(b), address(y), 0, 0, 0)
         return y
 
     def biased(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         y = empty(shape, strides, dtype=dtype)
-        run(address(a), address(b), address(y), 0, address(bias), 0)
+        run(address(a), address_b(b), address(y), 0, address(bias), 0)
         return y
 
     def general(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -110,7 +138,7 @@ def _launcher(run: Launch, problem: MatmulProblem) -> Launch:
         preact = empty(shape, strides, dtype=dtype) if keep_preact else None
         run(
             address(a),
-            address(b),
+            address_b(b),
             address(y),
             0 if preact is None else address(preact),
             address(bias) if has_bias else 0,

@@ -4,49 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.cpu.config import (
     GEMV_ROWS,
     LANES,
+    PANEL_VECTORS,
     CpuConfig,
+    features,
     instances,
     launch_threads,
+    rejection,
     streams_a,
 )
+from tilewright.kernels.matmul.cpu.cost import expected_seconds
 from tilewright.kernels.matmul.problem import MatmulProblem
 
-# In cycles, measured on Zen 4 with AVX-512: packing an element that is contiguous along K (it is transposed
-# in registers), storing an element of C through its epilogue, and waking a team of threads.
-_PACK = 0.35
-_FINISH = 0.3
-_WAKE = 12_000.0
+_WORTH = 1.5
+"""Configs that should take longer than the best by this factor are not worth measuring."""
 
-_WORTH = 2.0
-"""Blocks that should take longer than the best by this factor are not worth measuring."""
+_DEPTHS = (512, 1024, 4096)
+"""block_k aims at these: 512 leaves L2 room for what comes next, 4096 spares the sums their waiting."""
 
-_DEPTH = 384
-"""block_k aims here: a strip of A (tile_m × block_k in fp32) then takes two thirds of a 32 KB L1 at most."""
+_GROUPS = (1, 2, 4, 8)  # panels
+_ROWS = 2048  # packed at a time: 32 MB of A at K = 4096
 
 _CHUNK = 1 << 14
 """gemv cuts K into chunks of this length where the streamed matrix has too few rows to share out."""
 
-
 _QUERIES = 1 << 17
 """The most fp32 values of the small operand that gemv keeps beside the stream."""
 
+_FEW_ROWS = 64
+"""Up to here a panel of B is read a few times at most, and fetching ahead is worth trying both ways."""
+
 
 def configs(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
-    """Every config worth trying, best guess first: at most two for gemv and two for each register tile."""
+    """Every config worth trying that runs, best guess first."""
+    found = set(_gemm(problem, device))
     if min(problem.m, problem.n) <= GEMV_ROWS:
-        yield from _gemv(problem, device)
-    yield from _gemm(problem, device)
+        found.update(_gemv(problem, device))
+    ranked = sorted(
+        (expected_seconds(config, problem, device), str(config), config)
+        for config in found
+        if rejection(config, problem, device) is None
+    )
+    for seconds, _, config in ranked:
+        if seconds <= _WORTH * ranked[0][0]:
+            yield config
 
 
-def depth(k: int) -> int:
-    """block_k: equal parts of K. It depends on K alone: the bits of a product do not change with threads."""
-    if k <= _DEPTH * 3 // 2:
-        return max(k, 1)
-    return _round_up(_ceil(k, _ceil(k, _DEPTH)), 16)
+def depths(k: int) -> list[int]:
+    """block_k: equal parts of K near each of the sizes aimed at. They depend on K alone."""
+    return sorted({_depth(max(k, 1), aim) for aim in _DEPTHS})
+
+
+def _depth(k: int, aim: int) -> int:
+    return k if k <= aim * 3 // 2 else _round_up(_ceil(k, _ceil(k, aim)), 16)
 
 
 def _ceil(size: int, step: int) -> int:
@@ -77,67 +92,75 @@ def _gemv(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
     for size in dict.fromkeys((block, max(16, block // 2 // 16 * 16))):
         size = min(size, 1 << 20)
         block_m, block_n = (size, queries) if swapped else (queries, size)
-        yield CpuConfig("gemv", device.arch, max(block_m, 1), max(block_n, 1), block_k, 0, 0)
+        yield CpuConfig("gemv", device.arch, max(block_m, 1), max(block_n, 1), block_k)
 
 
 def _gemm(problem: MatmulProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
-    ranked: list[tuple[float, int, CpuConfig]] = []
-    for isa, algorithm, tile_m, tile_n in sorted(instances()):
-        if isa == device.arch and algorithm == "gemm":
-            best = sorted(set(_blocks(problem, device, tile_m, tile_n)))[:2]
-            ranked += [
-                (cost, rank, CpuConfig("gemm", isa, bm, bn, depth(problem.k), tile_m, tile_n))
-                for rank, (cost, bm, bn) in enumerate(best)
-            ]
-    ranked.sort(key=lambda entry: (entry[0], str(entry[2])))
-    for cost, _, config in ranked:
-        if cost <= _WORTH * ranked[0][0]:
-            yield config
+    """For every tile: the best guess of blocks and parts at each depth, and its neighbours in block_n."""
+    pair_products = problem.dtype == torch.bfloat16 and "avx512bf16" in features()
+    here = sorted(row for row in instances() if row[0] == device.arch and row[1] == "gemm")
+    # A machine with bf16 dot products has no use for widening: half the rate, at best.
+    if pair_products and any(compute == "bf16" for _, _, compute, _, _ in here):
+        here = [row for row in here if row[2] == "bf16"]
+    for isa, _, compute, tile_m, tile_n in here:
+        if compute == "bf16" and not pair_products:
+            continue
+        for block_k in depths(problem.k):
+            ranked = sorted(
+                (expected_seconds(config, problem, device), str(config), config)
+                for config in _blocks(problem, isa, compute, tile_m, tile_n, block_k)
+            )
+            kept: set[tuple[int, str]] = set()
+            for _, _, config in ranked:
+                if len(kept) == 2:
+                    break
+                if (config.block_n, config.pack_b) not in kept:
+                    kept.add((config.block_n, config.pack_b))
+                    yield config
 
 
 def _blocks(
-    problem: MatmulProblem, device: DeviceSpec, tile_m: int, tile_n: int
-) -> Iterator[tuple[float, int, int]]:
-    """(cycles, block_m, block_n) for ways to cut C into blocks."""
-    threads = launch_threads(problem)
-    m, n, k = max(problem.m, 1), max(problem.n, 1), max(problem.k, 1)
-    lanes = LANES[device.arch]
-    block_k = depth(k)
-    widest = max(tile_n, device.l2_bytes // 2 // (4 * block_k) // tile_n * tile_n)
-    fewest_n = _ceil(n, widest)
-    for parts_n in _parts(fewest_n, threads, _ceil(n, tile_n)):
-        block_n = min(_round_up(_ceil(n, parts_n), tile_n), 1 << 20)
-        for parts_m in _parts(1, threads, _ceil(m, tile_m)):
-            block_m = min(_round_up(_ceil(m, parts_m), tile_m), 1 << 20)
-            # Unfinished sums of a block wait in cache for the next part of K.
-            if block_k < k and block_m * block_n * 4 > max(device.llc_bytes // threads, 1 << 20):
+    problem: MatmulProblem, isa: str, compute: str, tile_m: int, tile_n: int, block_k: int
+) -> Iterator[CpuConfig]:
+    m, n = max(problem.m, 1), max(problem.n, 1)
+    panel = PANEL_VECTORS * LANES[isa]
+    packs = ("private",) if problem.batch else ("private", "shared")
+    if problem.frozen_b and not problem.batch:
+        packs = ("frozen",)
+    block_m = min(_round_up(m, tile_m), _round_up(_ROWS, tile_m))
+    for parts_m, parts_n in _parts(_ceil(m, tile_m), _ceil(n, panel), problem):
+        for group in _GROUPS:
+            block_n = group * panel
+            if (group > 1 and group > _ceil(n, panel * parts_n)) or block_n < tile_n:
                 continue
-            tasks = _ceil(m, block_m) * _ceil(n, block_n) * max(problem.batch_count, 1)
-            rows, columns = min(block_m, m), min(_round_up(n, lanes), block_n)
-            multiply = _rows(block_m, m, tile_m) * columns / lanes * (1 + _waits(tile_m, tile_n // lanes)) * k
-            packing = _PACK * k * (rows + columns)
-            cost = _ceil(tasks, threads) * (multiply + packing + _FINISH * rows * columns)
-            yield cost + (_WAKE if min(tasks, threads) > 1 else 0.0), block_m, block_n
+            for pack_b in packs:
+                if pack_b == "private":
+                    fetches: tuple[int, ...] = (0,)
+                else:
+                    fetches = (0, 4096) if m <= _FEW_ROWS else (4096,)
+                for prefetch in fetches:
+                    yield CpuConfig(
+                        "gemm",
+                        isa,
+                        block_m,
+                        block_n,
+                        block_k,
+                        tile_m,
+                        tile_n,
+                        compute,
+                        pack_b,
+                        parts_m,
+                        parts_n,
+                        prefetch,
+                    )
 
 
-def _parts(fewest: int, threads: int, most: int) -> list[int]:
-    """Counts of parts from `fewest` up that are worth a look, `most` at the most."""
-    multiples = (threads * i for i in (1, 2, 3, 4))
-    wanted = {fewest + i for i in range(5)} | {parts for parts in multiples if parts > fewest}
-    return sorted({max(1, min(most, parts)) for parts in wanted})
-
-
-def _waits(tile_m: int, vectors: int) -> float:
-    """Cycles lost for each multiply-add of a tile.
-
-    Processors load as many vectors in a cycle as they multiply, and a vector of B, which comes from L2, serves
-    tile_m multiply-adds (1024³ on Zen 4: tiles 6x64 and 9x48 take 4 to 8 % longer than 14x32 and 16x16).
-    """
-    return max(0.0, (tile_m + vectors) / (tile_m * vectors) - 1.0) + 0.6 / tile_m
-
-
-def _rows(block_m: int, m: int, tile_m: int) -> int:
-    """Rows of a block as they count: a last strip of few rows takes as long as one of five."""
-    rows = min(block_m, m)
-    rest = rows % tile_m
-    return rows - rest + max(rest, min(5, tile_m)) if rest else rows
+def _parts(strips: int, panels: int, problem: MatmulProblem) -> list[tuple[int, int]]:
+    """Grids of as many parts as there are threads (or fewer, where C is small), and one part alone."""
+    threads = launch_threads(problem)
+    grids = {(1, 1)}
+    for parts_m in range(1, min(threads, strips) + 1):
+        parts_n = min(threads // parts_m, panels)
+        if parts_n >= 1:
+            grids.add((parts_m, parts_n))
+    return sorted(grids)

@@ -22,6 +22,12 @@ LANES = {"portable": 4, "avx2": 8, "avx512": 16}
 GEMV_ROWS = 16
 """The most rows (or columns) that gemv takes: ``kGemvRows`` in matmul.h."""
 
+PANEL_VECTORS = 2
+"""Vectors in a panel of packed B: ``kPanelVectors`` in csrc/cpu/microkernel.h."""
+
+COMPUTE = ("f32", "bf16")
+PACK_B = ("private", "shared", "frozen")
+
 _MAX_BLOCK = 1 << 20
 _MAX_WORKSPACE = 1 << 30
 MAX_THREADS = 1024
@@ -31,11 +37,18 @@ MAX_THREADS = 1024
 class CpuConfig:
     """How a product is cut up.
 
-    ``gemm``: a task computes ``block_m × block_n`` of C in steps of ``block_k``; registers hold
+    ``gemm``: ``block_m`` rows of A are packed at a time. C is cut into ``parts_m × parts_n`` parts, one for each
+    thread. A part is computed in groups of ``block_n`` columns and steps of ``block_k``; registers hold
     ``tile_m × tile_n``. ``gemv``: a task reads ``block_m`` rows of A or ``block_n`` columns of B (whichever
-    matrix is streamed) in steps of ``block_k``; tile_m and tile_n are 0.
+    matrix is streamed) in steps of ``block_k``; the other fields have no meaning.
 
-    Only ``isa`` and ``block_k`` (for gemv also the algorithm) decide the bits of the result.
+    ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
+    products of bf16 pairs, with sums in fp32. ``pack_b`` says who lays B out: each thread its own part
+    (``private``), all threads together before they start (``shared``), or whoever froze the weight (``frozen``).
+    ``prefetch`` is how far ahead, in bytes, packed B is fetched where it is read but once; where it is read
+    again, any but 0 means that the next block is fetched while this one is multiplied.
+
+    ``isa``, ``compute``, ``block_k`` and the tile decide the bits of the result; threads and parts do not.
     """
 
     algorithm: str  # gemm or gemv
@@ -43,12 +56,21 @@ class CpuConfig:
     block_m: int
     block_n: int
     block_k: int
-    tile_m: int
-    tile_n: int
+    tile_m: int = 0
+    tile_n: int = 0
+    compute: str = "f32"  # one of COMPUTE
+    pack_b: str = "private"  # one of PACK_B
+    parts_m: int = 1
+    parts_n: int = 1
+    prefetch: int = 0
 
     def __str__(self) -> str:
         blocks = f"{self.algorithm} {self.isa} {self.block_m}x{self.block_n}x{self.block_k}"
-        return f"{blocks} t{self.tile_m}x{self.tile_n}" if self.tile_m else blocks
+        if not self.tile_m:
+            return blocks
+        fetched = f" fetch{self.prefetch}" if self.prefetch else ""
+        parts = f"p{self.parts_m}x{self.parts_n}"
+        return f"{blocks} t{self.tile_m}x{self.tile_n} {self.compute} {self.pack_b} {parts}{fetched}"
 
 
 def core() -> ModuleType | None:
@@ -61,13 +83,20 @@ def core() -> ModuleType | None:
 
 
 @cache
-def instances() -> frozenset[tuple[str, str, int, int]]:
-    """(isa, algorithm, tile_m, tile_n) of every kernel that was compiled."""
+def features() -> frozenset[str]:
+    """What the processor of this machine has ("avx512bf16")."""
+    module = core()
+    return frozenset() if module is None else frozenset(module.cpu_info()["features"])
+
+
+@cache
+def instances() -> frozenset[tuple[str, str, str, int, int]]:
+    """(isa, algorithm, compute, tile_m, tile_n) of every kernel that was compiled."""
     module = core()
     if module is None:
         return frozenset()
     return frozenset(
-        (row["isa"], row["algorithm"], row["tile_m"], row["tile_n"])
+        (row["isa"], row["algorithm"], row["compute"], row["tile_m"], row["tile_n"])
         for row in module.instances()
         if row["operation"] == "matmul" and row["backend"] == "cpu"
     )
@@ -88,13 +117,19 @@ def _bad_fields(config: Any) -> str | None:
         return f"expected a CpuConfig, got {type(config).__name__}"
     for field in fields(config):
         value = getattr(config, field.name)
-        expected = str if field.name in ("algorithm", "isa") else int
+        expected = str if field.type in (str, "str") else int
         if type(value) is not expected:
             return f"{field.name} is {value!r:.40}; expected {expected.__name__}"
     for name in ("block_m", "block_n", "block_k"):
         value = getattr(config, name)
         if not 1 <= value <= _MAX_BLOCK:
             return f"{name} is {value}; expected 1 to {_MAX_BLOCK}"
+    if config.compute not in COMPUTE or config.pack_b not in PACK_B:
+        return f"knows no compute {config.compute!r:.40} with pack_b {config.pack_b!r:.40}"
+    if min(config.parts_m, config.parts_n) < 1 or config.parts_m * config.parts_n > MAX_THREADS:
+        return f"{config.parts_m}x{config.parts_n} parts; expected 1 to {MAX_THREADS} in all"
+    if not 0 <= config.prefetch <= _MAX_BLOCK:
+        return f"prefetch is {config.prefetch}; expected 0 to {_MAX_BLOCK}"
     return None
 
 
@@ -119,9 +154,19 @@ def _bad_match(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) ->
         return f"knows no ISA level {config.isa!r:.40}"
     if device.arch not in ISA_LEVELS or ISA_LEVELS.index(config.isa) > ISA_LEVELS.index(device.arch):
         return f"needs {config.isa}; the level in use is {device.arch}"
-    if (config.isa, config.algorithm, config.tile_m, config.tile_n) not in instances():
-        tile = f"{config.tile_m}x{config.tile_n}"
-        return f"{config.algorithm!r:.40} with tile {tile} was not compiled for {config.isa}"
+    if (config.isa, config.algorithm, config.compute, config.tile_m, config.tile_n) not in instances():
+        tile = f"{config.compute} tile {config.tile_m}x{config.tile_n}"
+        return f"{config.algorithm!r:.40} with {tile} was not compiled for {config.isa}"
+    if config.compute == "bf16" and problem.dtype != torch.bfloat16:
+        return f"multiplies bf16 pairs; the operands are {DTYPE_NAMES[problem.dtype]}"
+    if config.compute == "bf16" and "avx512bf16" not in features():
+        return "needs AVX512-BF16, which this processor lacks"
+    if config.pack_b == "frozen" and not problem.frozen_b:
+        return (
+            "B may change between calls, so a packed copy could go stale; pack the weight of a frozen module"
+        )
+    if config.pack_b != "private" and problem.batch:
+        return f"B of a batch is packed by each thread, not {config.pack_b}"
     if config.algorithm == "gemv":
         few = min(problem.m, problem.n)
         if few > GEMV_ROWS:
@@ -155,6 +200,18 @@ def workspace_bytes(config: CpuConfig, problem: MatmulProblem) -> int:
         blocks = -(-rows // block) * max(problem.batch_count, 1)
         partial = chunks * blocks * (queries * (block + 16) + 16) if chunks > 1 else 0
         return 4 * (threads * per_thread + partial)
-    columns = block_n + LANES[config.isa]
-    sums = block_m * columns if block_k < k else config.tile_m * config.tile_n
-    return 4 * threads * (columns * block_k + config.tile_m * block_k + sums + 256)
+    panel = PANEL_VECTORS * LANES[config.isa]
+    rows = min(_round_up(config.block_m, config.tile_m), m)
+    columns = _round_up(block_n, panel) + panel
+    # Every unit of packed A, and at most every one of B, is an fp32 value or a bf16 pair.
+    solo = problem.batch_count > 1 and config.parts_m * config.parts_n == 1
+    a_strips = rows * (k + 1)
+    shared_b = _round_up(n, panel) * (k + 1) if config.pack_b == "shared" else 0
+    private_b = columns * (block_k + 1) if config.pack_b == "private" else 0
+    sums = rows * columns if block_k < k else 0
+    own = private_b + sums + config.tile_m * config.tile_n + (a_strips if solo else 0) + 512
+    return 4 * (threads * own + shared_b + (0 if solo else a_strips) + 512)
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -1,157 +1,399 @@
 // Blocked, packed, register-tiled matrix product. The walk is drawn in ../README.md.
 //
-// A task is one block_m × block_n block of one batch entry's C. For each block_k of K it packs the block of B
-// (which then stays in L2), and for every strip of tile_m rows packs that strip of A (which then stays in L1)
-// and runs the micro-kernel along the block of B. After the last block_k the epilogue finishes the tile while
-// it is in L1. No thread waits for another, and each element of C is summed in an order that block_k alone
-// decides.
+// All threads together pack block_m rows of A into strips. Then each computes its own part of C, one of
+// parts_m × parts_n: for every group of block_n columns and every block_k of K it takes the panels of B
+// (packed by itself, by all threads at the start of the call, or long before, for a frozen weight), which
+// then stay in L2, and runs the micro-kernel over its strips and those panels. After the last block_k the
+// epilogue finishes the tile while it is in L1. Each element of C is summed in an order that block_k and the
+// tile decide, not the threads.
+//
+// Many small matrices are shared out whole: each thread then works alone, as a team of one.
+#include "cpu/microkernel.h"
+#include "cpu/pack.h"
 #include "cpu/threads.h"
 #include "instances.h"
-#include "microkernel.h"
-#include "pack.h"
+#include "walk.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
 namespace {
 
+// The arithmetic of operands stored as T.
+template <class T>
+struct F32 {
+  using Element = T;
+  using Step = WidenedStep<T>;
+};
+
+#if defined(__AVX512F__)
+struct Bf16 {
+  using Element = bf16;
+  using Step = Bf16PairStep;
+};
+#endif
+
+constexpr int64_t kLine = 64;
+// Between areas of scratch memory: they would otherwise start at the same set of L1.
+constexpr int64_t kApart = 4 * kLine;
+
+// Sizes in bytes and in steps of k, all clipped to the problem.
+template <class Math>
 struct Layout {
-  int64_t block_m, block_n, block_k;  // clipped to the problem
-  int64_t k_blocks, m_blocks, n_blocks;
-  int64_t b_floats, a_floats, c_floats;
+  using Step = typename Math::Step;
+  static constexpr int64_t kAUnit = sizeof(typename Step::AUnit);
+  static constexpr int64_t kBUnit = sizeof(typename Step::BUnit);
+
+  int64_t steps, block_steps, k_blocks;
+  int64_t block_m, m_blocks, group_panels, panels;
+  int64_t panel_stride;  // units, where B is packed as a whole
+  int64_t part_rows, part_panels;
+  int64_t a_bytes, shared_b_bytes, private_b_bytes, sums_bytes;
+  bool solo;  // threads share out the batch and each works alone
 
   explicit Layout(const MatmulGeometry& g) {
-    block_m = min(g.block_m, g.m);
-    block_n = min(g.block_n, g.n);
-    block_k = min(g.block_k, g.k);
-    k_blocks = g.k == 0 ? 1 : ceil_div(g.k, block_k);
+    steps = ceil_div(g.k, Step::kDepth);
+    block_steps = max(1, min(ceil_div(g.block_k, Step::kDepth), steps));
+    k_blocks = max(1, ceil_div(steps, block_steps));
+    block_m = min(round_up(g.block_m, g.tile_m), g.m);
     m_blocks = ceil_div(g.m, block_m);
-    n_blocks = ceil_div(g.n, block_n);
-    // 64 floats between the areas: they would otherwise start at the same L1 set.
-    b_floats = round_up(block_n, kLanes) * block_k + 64;
-    a_floats = round_up(g.tile_m * block_k, 16) + 64;
+    panels = ceil_div(g.n, kPanel);
+    panel_stride = steps * kPanel;
+    group_panels = max(g.tile_n / kPanel, min(g.block_n / kPanel, panels));
+    solo = g.batch_count > 1 && g.parts_m * g.parts_n == 1;
+    part_rows = min(block_m, ceil_div(ceil_div(block_m, g.tile_m), g.parts_m) * g.tile_m);
+    part_panels = ceil_div(panels, g.parts_n);
+    group_panels = min(group_panels, part_panels);
+
+    a_bytes = round_up(block_m * steps * kAUnit, kLine) + kApart;
+    const int64_t panel_bytes = kPanel * kBUnit;
+    shared_b_bytes = g.pack_b == PackB::shared ? panels * steps * panel_bytes + kApart : 0;
+    private_b_bytes = g.pack_b == PackB::private_ ? group_panels * block_steps * panel_bytes + kApart : 0;
     // One tile is enough unless sums wait for the next block of K.
-    c_floats = (k_blocks > 1 ? block_m * round_up(block_n, kLanes) : g.tile_m * g.tile_n) + 64;
+    const int64_t sums = k_blocks > 1 ? part_rows * group_panels * kPanel : g.tile_m * g.tile_n;
+    sums_bytes = round_up(sums * 4, kLine) + kApart;
   }
 
-  int64_t floats() const {
-    return round_up(b_floats, 16) + round_up(a_floats, 16) + round_up(c_floats, 16);
+  int64_t thread_bytes() const {
+    return private_b_bytes + sums_bytes + (solo ? a_bytes : 0);
   }
 
-  // Threads without a task would only have to be woken.
+  int64_t team_bytes() const {
+    return shared_b_bytes + (solo ? 0 : a_bytes);
+  }
+
+  // Threads without a part would only have to be woken.
   int threads(const MatmulGeometry& g) const {
-    return static_cast<int>(min(g.threads, m_blocks * n_blocks * g.batch_count));
+    return static_cast<int>(min(g.threads, solo ? g.batch_count : g.parts_m * g.parts_n));
+  }
+};
+
+// A strip of A: rows and where it lies in the packed block.
+struct Strip {
+  int64_t row;
+  int rows;
+};
+
+TW_INLINE Strip strip_at(int64_t rows, int64_t strips, int64_t index) {
+  const int64_t row = share(rows, strips, index);
+  return {row, static_cast<int>(share(rows, strips, index + 1) - row)};
+}
+
+// One thread's view of a product: what it works with while it computes parts of one batch entry.
+template <class Math>
+struct Worker {
+  using Step = typename Math::Step;
+  using T = typename Math::Element;
+  using AUnit = typename Step::AUnit;
+  using BUnit = typename Step::BUnit;
+
+  const MatmulGeometry& g;
+  const Layout<Math>& layout;
+  AUnit* a_block;
+  BUnit* b_packed;  // the whole of B in panels, or this thread's block of it
+  float* sums;
+
+  // Which block of B this thread's private buffer holds. The number of panels is part of the name: where B is
+  // expanded along n, every block of it begins at the same address.
+  const T* held = nullptr;
+  int64_t held_panels = 0;
+
+  // Packs a thread's share of the strips of block_m rows from row0, whole K.
+  //
+  // [block of K][strip][step][row]: a block of K is contiguous, and so is a strip within it.
+  void pack_a(const T* a, int64_t row0, int64_t rows, int thread, int team) {
+    const int64_t strips = ceil_div(rows, g.tile_m);
+    const T* from = a + row0 * g.a_m;
+    // Shared out along K as well, since there may be fewer strips than threads.
+    const int64_t jobs = strips * layout.k_blocks;
+    for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
+      const int64_t step0 = job / strips * layout.block_steps;
+      const int64_t count = min(layout.block_steps, layout.steps - step0);
+      const Strip strip = strip_at(rows, strips, job % strips);
+      pack_panel(a_block + step0 * rows + strip.row * count,
+                 from + strip.row * g.a_m + step0 * Step::kDepth * g.a_k, g.a_m, g.a_k, strip.rows,
+                 strip.rows, min(count * Step::kDepth, g.k - step0 * Step::kDepth));
+    }
+  }
+
+  // `count` steps from step0 of one panel.
+  static void pack_b_panel(BUnit* to, const T* b, const MatmulGeometry& g, int64_t panel, int64_t step0,
+                           int64_t count) {
+    const int64_t col = panel * kPanel;
+    pack_panel(to, b + col * g.b_n + step0 * Step::kDepth * g.b_k, g.b_n, g.b_k, kPanel,
+               static_cast<int>(min(kPanel, g.n - col)),
+               min(count * Step::kDepth, g.k - step0 * Step::kDepth));
+  }
+
+  // [panel][step][column], whole K: a thread's share of the panels.
+  static void pack_b(BUnit* to, const T* b, const MatmulGeometry& g, const Layout<Math>& layout, int thread,
+                     int team) {
+    for (int64_t panel = share(layout.panels, team, thread), end = share(layout.panels, team, thread + 1);
+         panel < end; ++panel) {
+      pack_b_panel(to + panel * layout.panel_stride, b, g, panel, 0, layout.steps);
+    }
+  }
+
+  // The part of C in row block (row0, rows) that lies at (part_m, part_n) of the grid.
+  void multiply_part(const BatchEntry& entry, int64_t row0, int64_t rows, int64_t part_m, int64_t part_n) {
+    const int64_t strips = ceil_div(rows, g.tile_m);
+    const int64_t strip0 = share(strips, g.parts_m, part_m), strip1 = share(strips, g.parts_m, part_m + 1);
+    const int64_t panel0 = share(layout.panels, g.parts_n, part_n);
+    const int64_t panel1 = share(layout.panels, g.parts_n, part_n + 1);
+    if (strip0 == strip1 || panel0 == panel1) return;
+    const int64_t groups = ceil_div(panel1 - panel0, layout.group_panels);
+    const Epilogue epilogue = advance(entry.epilogue, row0, 0);
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t first = panel0 + share(panel1 - panel0, groups, group);
+      const int64_t last = panel0 + share(panel1 - panel0, groups, group + 1);
+      for (int64_t kb = 0; kb < layout.k_blocks; ++kb) {
+        multiply_block(entry, epilogue, rows, strip0, strip1, first, last, kb, panel1);
+      }
+    }
+  }
+
+ private:
+  // Panels first … last against the strips, for one block of K.
+  void multiply_block(const BatchEntry& entry, const Epilogue& epilogue, int64_t rows, int64_t strip0,
+                      int64_t strip1, int64_t first, int64_t last, int64_t kb, int64_t end_panel) {
+    const int64_t step0 = kb * layout.block_steps;
+    const int64_t count = min(layout.block_steps, layout.steps - step0);
+    const int64_t strips = ceil_div(rows, g.tile_m);
+    const int64_t own_strips = strip1 - strip0;
+    const int64_t panels = last - first;
+    const bool final = kb == layout.k_blocks - 1;
+    TileArguments tile{};
+    tile.steps = count;
+    tile.accumulate = kb > 0;
+    const BUnit* b = b_packed;
+    uintptr_t next = 0;  // of B after this block; 0: it is not there to be fetched
+    if (g.pack_b == PackB::private_) {
+      tile.panel_stride = count * kPanel;
+      hold(static_cast<const T*>(entry.b), first, panels, step0, count);
+    } else {
+      tile.panel_stride = layout.panel_stride;
+      b += first * layout.panel_stride + step0 * kPanel;
+      if (g.prefetch > 0) next = next_block(b, first, last, kb, count, end_panel);
+    }
+    constexpr int64_t kRowBytes = kPanel * static_cast<int64_t>(sizeof(BUnit));
+    if (next != 0) tile.prefetch_step = kRowBytes / own_strips;
+
+    const int wide = g.tile_n / kPanel;
+    const Strip strip_first = strip_at(rows, strips, strip0);
+    for (int64_t s = strip0; s < strip1; ++s) {
+      const Strip strip = strip_at(rows, strips, s);
+      tile.a = a_block + step0 * rows + strip.row * count;
+      for (int64_t panel = first; panel < last; panel += wide) {
+        const int64_t col = panel * kPanel;
+        const int64_t cols = min(min(wide, last - panel) * kPanel, g.n - col);
+        const int vectors = static_cast<int>(ceil_div(cols, kLanes));
+        const int width = vectors == 3 ? 4 * kLanes : vectors * kLanes;
+        tile.b = b + (panel - first) * tile.panel_stride;
+        tile.c = sums;
+        if (layout.k_blocks > 1) {
+          tile.c += (strip.row - strip_first.row) * panels * kPanel + (panel - first) * kPanel * strip.rows;
+        }
+        tile.prefetch = reinterpret_cast<uintptr_t>(tile.a);
+        if (next != 0) {
+          // Each strip fetches its share of the next block, so that it is in L2 when this one is done. A
+          // single strip reads B but once: it fetches ahead in the panel that it is in.
+          tile.prefetch = own_strips == 1
+                              ? reinterpret_cast<uintptr_t>(tile.b) + static_cast<uintptr_t>(g.prefetch)
+                              : next + static_cast<uintptr_t>((panel - first) * tile.panel_stride *
+                                                                  static_cast<int64_t>(sizeof(BUnit)) +
+                                                              count * kRowBytes / own_strips * (s - strip0));
+        }
+        kTiles<Step>.at[strip.rows][vectors](tile);
+        if (final) {
+          finish_tile(tile.c, width, strip.rows, cols, advance(epilogue, strip.row, col));
+        }
+      }
+    }
+  }
+
+  // Packs the block of B that begins at (panel `first`, step0) into this thread's buffer, unless it is there.
+  void hold(const T* b, int64_t first, int64_t panels, int64_t step0, int64_t count) {
+    const T* name = b + first * kPanel * g.b_n + step0 * Step::kDepth * g.b_k;
+    if (layout.k_blocks == 1 && held == name && held_panels == panels) return;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      pack_b_panel(b_packed + panel * count * kPanel, b, g, first + panel, step0, count);
+    }
+    held = name;
+    held_panels = panels;
+  }
+
+  // Where the block of B lies that this thread reads after (first … last, kb).
+  uintptr_t next_block(const BUnit* here, int64_t first, int64_t last, int64_t kb, int64_t count,
+                       int64_t end_panel) const {
+    if (kb + 1 < layout.k_blocks) return reinterpret_cast<uintptr_t>(here + count * kPanel);
+    if (last < end_panel) return reinterpret_cast<uintptr_t>(b_packed + last * layout.panel_stride);
+    return reinterpret_cast<uintptr_t>(b_packed + first * layout.panel_stride);
   }
 };
 
 struct Run {
   const MatmulGeometry* geometry;
   const MatmulPointers* pointers;
-  Layout layout;
-  float* workspace;
+  const void* layout;
+  char* workspace;
 };
 
-template <class T>
-void pack_b(float* to, const T* b, const MatmulGeometry& g, int64_t n, int64_t k) {
-  for (int64_t col = 0; col < n; col += g.tile_n) {
-    const int valid = static_cast<int>(min(g.tile_n, n - col));
-    const int width = static_cast<int>(round_up(valid, kLanes));
-    pack_panel(to + col * k, b + col * g.b_n, g.b_n, g.b_k, width, valid, k);
-  }
-}
-
-// Names the block of B that a thread's workspace holds. The count of columns is part of the name: where B is
-// expanded along n, every block of it begins at the same address.
-struct PackedBlock {
-  const void* b = nullptr;
-  int64_t cols = 0;
-};
-
-// One block of C.
-template <class T>
-void multiply_block(const Run& run, float* workspace, const BatchEntry& entry, int64_t row0, int64_t col0,
-                    PackedBlock& packed) {
+template <class Math>
+void work(void* context, int thread, int team) {
+  using AUnit = typename Math::Step::AUnit;
+  using BUnit = typename Math::Step::BUnit;
+  const Run& run = *static_cast<const Run*>(context);
   const MatmulGeometry& g = *run.geometry;
-  const Layout& layout = run.layout;
-  float* b_block = workspace;
-  float* a_strip = b_block + round_up(layout.b_floats, 16);
-  float* c_tiles = a_strip + round_up(layout.a_floats, 16);
-  const int64_t rows = min(layout.block_m, g.m - row0);
-  const int64_t cols = min(layout.block_n, g.n - col0);
-  const Epilogue epilogue = advance(entry.epilogue, row0, col0);
+  const Layout<Math>& layout = *static_cast<const Layout<Math>*>(run.layout);
+  using T = typename Math::Element;
 
-  for (int64_t kb = 0; kb < layout.k_blocks; ++kb) {
-    const int64_t k0 = kb * layout.block_k;
-    const int64_t k = min(layout.block_k, g.k - k0);
-    const T* a = static_cast<const T*>(entry.a) + row0 * g.a_m + k0 * g.a_k;
-    const T* b = static_cast<const T*>(entry.b) + col0 * g.b_n + k0 * g.b_k;
-    if (b != packed.b || cols != packed.cols) pack_b(b_block, b, g, cols, k);
-    if (layout.k_blocks == 1) packed = {b, cols};
+  // Shared by the team: A, B. Then each thread's own: B, sums, A where it works alone.
+  char* shared_b = run.workspace;
+  char* shared_a = shared_b + layout.shared_b_bytes;
+  char* own_b = run.workspace + layout.team_bytes() + thread * layout.thread_bytes();
+  char* own_sums = own_b + layout.private_b_bytes;
+  char* own_a = own_sums + layout.sums_bytes;
+  BUnit* b_packed = reinterpret_cast<BUnit*>(own_b);
+  if (g.pack_b == PackB::shared) b_packed = reinterpret_cast<BUnit*>(shared_b);
+  if (g.pack_b == PackB::frozen) b_packed = static_cast<BUnit*>(const_cast<void*>(run.pointers->b));
+  Worker<Math> worker{g, layout, reinterpret_cast<AUnit*>(layout.solo ? own_a : shared_a), b_packed,
+                      reinterpret_cast<float*>(own_sums)};
 
-    for (int64_t row = 0; row < rows; row += g.tile_m) {
-      const int tile_rows = static_cast<int>(min(g.tile_m, rows - row));
-      pack_panel(a_strip, a + row * g.a_m, g.a_m, g.a_k, tile_rows, tile_rows, k);
-      for (int64_t col = 0; col < cols; col += g.tile_n) {
-        const int64_t tile_cols = min(g.tile_n, cols - col);
-        const int vectors = static_cast<int>(ceil_div(tile_cols, kLanes));
-        float* tile = c_tiles;
-        if (layout.k_blocks > 1) tile += row * round_up(cols, kLanes) + col * tile_rows;
-        kTiles.at[tile_rows][vectors](k, a_strip, b_block + col * k, tile, kb > 0);
-        if (kb == layout.k_blocks - 1) {
-          finish_tile(tile, vectors * kLanes, tile_rows, tile_cols, advance(epilogue, row, col));
-        }
+  // A lone thread is a team of one, with its share of the batch.
+  const int mate = layout.solo ? 0 : thread, mates = layout.solo ? 1 : team;
+  const int64_t begin = layout.solo ? share(g.batch_count, team, thread) : 0;
+  const int64_t end = layout.solo ? share(g.batch_count, team, thread + 1) : g.batch_count;
+  const int64_t parts = g.parts_m * g.parts_n;
+  for (int64_t index = begin; index < end; ++index) {
+    const BatchEntry entry = batch_entry(g, *run.pointers, index);
+    for (int64_t mb = 0; mb < layout.m_blocks; ++mb) {
+      const int64_t row0 = mb * layout.block_m;
+      const int64_t rows = min(layout.block_m, g.m - row0);
+      if (index > begin || mb > 0) barrier(mates);  // the strips are still being read
+      if (g.pack_b == PackB::shared && mb == 0) {
+        Worker<Math>::pack_b(b_packed, static_cast<const T*>(entry.b), g, layout, mate, mates);
+      }
+      worker.pack_a(static_cast<const T*>(entry.a), row0, rows, mate, mates);
+      barrier(mates);
+      for (int64_t part = mate; part < parts; part += mates) {
+        worker.multiply_part(entry, row0, rows, part % g.parts_m, part / g.parts_m);
       }
     }
   }
 }
 
-template <class T>
-void work(void* context, int thread, int team) {
+template <class Math>
+void run_with(const MatmulGeometry& g, const MatmulPointers& pointers, void* workspace) {
+  const Layout<Math> layout(g);
+  Run run{&g, &pointers, &layout, static_cast<char*>(workspace)};
+  parallel(layout.threads(g), work<Math>, &run);
+}
+
+template <class Math>
+size_t workspace_of(const MatmulGeometry& g) {
+  const Layout<Math> layout(g);
+  return static_cast<size_t>(layout.team_bytes() + layout.thread_bytes() * layout.threads(g));
+}
+
+template <class Math>
+size_t packed_bytes_of(const MatmulGeometry& g) {
+  const Layout<Math> layout(g);
+  return static_cast<size_t>(layout.panels * layout.panel_stride * Layout<Math>::kBUnit);
+}
+
+template <class Math>
+void pack_whole(void* context, int thread, int team) {
   const Run& run = *static_cast<const Run*>(context);
-  const MatmulGeometry& g = *run.geometry;
-  const int64_t blocks = run.layout.m_blocks * run.layout.n_blocks;
-  const int64_t tasks = blocks * g.batch_count;
-  float* workspace = run.workspace + thread * run.layout.floats();
-  PackedBlock packed;
-  for (int64_t task = tasks / team * thread + min(thread, tasks % team),
-               end = task + tasks / team + (thread < tasks % team ? 1 : 0);
-       task < end; ++task) {
-    const BatchEntry entry = batch_entry(g, *run.pointers, task / blocks);
-    // Consecutive tasks go down M, so that with a single block of K they share the packed B.
-    const int64_t block = task % blocks;
-    multiply_block<T>(run, workspace, entry, block % run.layout.m_blocks * run.layout.block_m,
-                      block / run.layout.m_blocks * run.layout.block_n, packed);
-  }
+  Worker<Math>::pack_b(reinterpret_cast<typename Math::Step::BUnit*>(run.workspace),
+                       static_cast<const typename Math::Element*>(run.pointers->b), *run.geometry,
+                       *static_cast<const Layout<Math>*>(run.layout), thread, team);
 }
 
-void run_gemm(const MatmulGeometry& g, const MatmulPointers& pointers, void* workspace) {
-  Run run{&g, &pointers, Layout(g), static_cast<float*>(workspace)};
-  const int threads = run.layout.threads(g);
+template <class Math>
+void pack_with(const MatmulGeometry& g, const void* b, void* packed) {
+  const Layout<Math> layout(g);
+  const MatmulPointers pointers{nullptr, b, nullptr, nullptr, nullptr, nullptr};
+  Run run{&g, &pointers, &layout, static_cast<char*>(packed)};
+  parallel(g.threads, pack_whole<Math>, &run);
+}
+
+// Calls `f` with the fp32 arithmetic of the operands' dtype.
+template <class F>
+TW_INLINE auto with_math(const MatmulGeometry& g, F f) {
   switch (g.dtype) {
-    case Dtype::f32:
-      return parallel(threads, work<float>, &run);
     case Dtype::bf16:
-      return parallel(threads, work<bf16>, &run);
+      return f(F32<bf16>{});
     case Dtype::f16:
-      return parallel(threads, work<f16>, &run);
+      return f(F32<f16>{});
+    case Dtype::f32:
+      break;
   }
+  return f(F32<float>{});
 }
 
-size_t gemm_workspace(const MatmulGeometry& g) {
-  const Layout layout(g);
-  return static_cast<size_t>(layout.floats()) * sizeof(float) * static_cast<size_t>(layout.threads(g));
+void run_f32(const MatmulGeometry& g, const MatmulPointers& pointers, void* workspace) {
+  with_math(g, [&](auto math) { run_with<decltype(math)>(g, pointers, workspace); });
 }
 
-constexpr MatmulKernel gemm_tile(int vectors) {
-  return {"gemm", kMaxRows[vectors], vectors * kLanes, run_gemm, gemm_workspace};
+size_t workspace_f32(const MatmulGeometry& g) {
+  return with_math(g, [&](auto math) { return workspace_of<decltype(math)>(g); });
 }
+
+size_t packed_bytes_f32(const MatmulGeometry& g) {
+  return with_math(g, [&](auto math) { return packed_bytes_of<decltype(math)>(g); });
+}
+
+void pack_f32(const MatmulGeometry& g, const void* b, void* packed) {
+  with_math(g, [&](auto math) { pack_with<decltype(math)>(g, b, packed); });
+}
+
+constexpr MatmulKernel f32_tile(int tile_m, int panels) {
+  return {"gemm", Compute::f32, tile_m, panels * kPanel, run_f32, workspace_f32, packed_bytes_f32, pack_f32};
+}
+
+#if defined(__AVX512F__)
+constexpr MatmulKernel bf16_tile(int tile_m, int panels) {
+  return {"gemm",
+          Compute::bf16,
+          tile_m,
+          panels * kPanel,
+          run_with<Bf16>,
+          workspace_of<Bf16>,
+          packed_bytes_of<Bf16>,
+          pack_with<Bf16>};
+}
+#endif
 
 }  // namespace
 
 extern const MatmulKernel kGemm[];
 constinit const MatmulKernel kGemm[] = {
-    gemm_tile(1), gemm_tile(2), gemm_tile(3),
+    f32_tile(kMaxRows, 1),
+#if defined(__AVX512F__) || defined(__aarch64__)
+    f32_tile(kMaxRowsWide, 2),
+#endif
 #if defined(__AVX512F__)
-    gemm_tile(4),
+    bf16_tile(kMaxRows, 1),
+    bf16_tile(kMaxRowsWide, 2),
 #endif
     {},
 };

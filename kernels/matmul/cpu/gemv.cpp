@@ -313,7 +313,7 @@ size_t gemv_workspace(const MatmulGeometry& g) {
 
 extern const MatmulKernel kGemv[];
 constinit const MatmulKernel kGemv[] = {
-    {"gemv", 0, 0, run_gemv, gemv_workspace},
+    {"gemv", Compute::f32, 0, 0, run_gemv, gemv_workspace, nullptr, nullptr},
     {},
 };
 

@@ -11,6 +11,13 @@ namespace tilewright {
 
 constexpr int kMaxBatchRank = 64;  // torch's limit on dimensions
 
+// What does the multiplying: fp32 multiply-adds, or the processor's bf16 dot products.
+enum class Compute : int { f32, bf16 };
+
+// Who lays B out in panels, and when: each thread its own block, all threads together at the start of a call,
+// or whoever froze the weight, beforehand.
+enum class PackB : int { private_, shared, frozen };
+
 struct MatmulGeometry {
   int64_t m, n, k;
   int batch_rank;
@@ -23,14 +30,18 @@ struct MatmulGeometry {
   // The epilogue of a whole matrix; its pointers are filled in at each run.
   Epilogue epilogue;
   bool has_bias, has_residual, keep_preact;
+  // The config; see CpuConfig in config.py.
   int64_t block_m, block_n, block_k;
   int tile_m, tile_n;
+  PackB pack_b;
+  int64_t parts_m, parts_n;
+  int64_t prefetch;  // bytes
   int threads;
 };
 
 struct MatmulPointers {
   const void* a;
-  const void* b;
+  const void* b;  // frozen: the packed form
   void* c;
   void* preact;
   const void* bias;
@@ -40,9 +51,13 @@ struct MatmulPointers {
 // One compiled algorithm. `workspace` says how many bytes of scratch `run` needs.
 struct MatmulKernel {
   const char* algorithm;
+  Compute compute;
   int tile_m, tile_n;  // 0: the algorithm has no such tile
   void (*run)(const MatmulGeometry&, const MatmulPointers&, void* workspace);
   size_t (*workspace)(const MatmulGeometry&);
+  // For frozen weights: the bytes of B's packed form, and what writes it. Null: takes none.
+  size_t (*packed_bytes)(const MatmulGeometry&);
+  void (*pack)(const MatmulGeometry&, const void* b, void* packed);
 };
 
 // gemv streams the larger of A and B past a few rows of the other. It takes at most this many.

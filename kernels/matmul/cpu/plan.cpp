@@ -49,6 +49,19 @@ Activation activation_of(const std::string& name) {
   fail("activation is '" + name + "'; expected none, relu, gelu, gelu_tanh or silu");
 }
 
+Compute compute_of(const std::string& name) {
+  if (name == "f32") return Compute::f32;
+  if (name == "bf16") return Compute::bf16;
+  fail("compute is '" + name + "'; expected f32 or bf16");
+}
+
+PackB pack_of(const std::string& name) {
+  if (name == "private") return PackB::private_;
+  if (name == "shared") return PackB::shared;
+  if (name == "frozen") return PackB::frozen;
+  fail("pack_b is '" + name + "'; expected private, shared or frozen");
+}
+
 // The walk over these sizes with these strides must stay within 64-bit byte offsets.
 void check_extent(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, const char* what) {
   require(strides.size() == sizes.size(), std::string(what) + " have " + std::to_string(strides.size()) +
@@ -76,11 +89,19 @@ const IsaKernels& runnable_isa(const std::string& name) {
 const MatmulKernel& find_kernel(const IsaKernels& isa, const MatmulRequest& r) {
   const bool gemm = r.algorithm == "gemm";
   require(gemm || r.algorithm == "gemv", "algorithm is '" + r.algorithm + "'; expected gemm or gemv");
+  const Compute compute = compute_of(r.compute);
   for (const MatmulKernel* kernel = gemm ? isa.gemm : isa.gemv; kernel->algorithm != nullptr; ++kernel) {
-    if (kernel->tile_m == r.tile_m && kernel->tile_n == r.tile_n) return *kernel;
+    if (kernel->compute == compute && kernel->tile_m == r.tile_m && kernel->tile_n == r.tile_n)
+      return *kernel;
   }
-  fail("no " + r.algorithm + " with tile " + std::to_string(r.tile_m) + "x" + std::to_string(r.tile_n) +
-       " was compiled for " + isa.isa);
+  fail("no " + r.algorithm + " that computes in " + r.compute + " with tile " + std::to_string(r.tile_m) +
+       "x" + std::to_string(r.tile_n) + " was compiled for " + isa.isa);
+}
+
+void check_compute(const MatmulGeometry& g, Compute compute) {
+  if (compute == Compute::f32) return;
+  require(g.dtype == Dtype::bf16, "compute bf16 takes bf16 operands");
+  require(machine_has("avx512bf16"), "compute bf16 needs AVX512-BF16, which this processor lacks");
 }
 
 void copy_batch(int64_t* to, const std::vector<int64_t>& from, int rank) {
@@ -153,10 +174,21 @@ MatmulPlan::MatmulPlan(const MatmulRequest& r) {
   g.block_k = r.block_k;
   g.tile_m = r.tile_m;
   g.tile_n = r.tile_n;
+  g.pack_b = pack_of(r.pack_b);
+  require(g.pack_b == PackB::private_ || r.batch.empty(), "a batch needs pack_b private");
+  require(r.parts_m >= 1 && r.parts_n >= 1 && r.parts_m <= kMaxThreads && r.parts_n <= kMaxThreads &&
+              r.parts_m * r.parts_n <= kMaxThreads,
+          "parts_m, parts_n and their product must be 1 to 1024");
+  g.parts_m = r.parts_m;
+  g.parts_n = r.parts_n;
+  require(r.prefetch >= 0 && r.prefetch <= kMaxBlock, "prefetch must be 0 to 1048576");
+  g.prefetch = r.prefetch;
   require(r.threads >= 1 && r.threads <= kMaxThreads, "threads must be 1 to 1024");
   g.threads = r.threads;
 
   kernel_ = &find_kernel(runnable_isa(r.isa), r);
+  check_compute(g, kernel_->compute);
+  require(g.pack_b != PackB::frozen || kernel_->pack != nullptr, r.algorithm + " takes no frozen B");
   if (count == 0 || r.m == 0 || r.n == 0) return;  // nothing to compute; kernels need not know such cases
   if (r.algorithm == "gemv") {
     const bool swapped = r.m > r.n;
@@ -178,6 +210,20 @@ void MatmulPlan::run(const MatmulPointers& p) const {
   require((p.residual != nullptr) == g.has_residual,
           "residual must be given exactly where residual_dtype is");
   kernel_->run(g, p, workspace(workspace_bytes_));
+}
+
+size_t MatmulPlan::packed_bytes() const {
+  const MatmulGeometry& g = geometry_;
+  if (g.pack_b != PackB::frozen || g.n == 0) return 0;
+  return kernel_->packed_bytes(g);
+}
+
+void MatmulPlan::pack(const void* b, void* packed) const {
+  require(geometry_.pack_b == PackB::frozen, "only a frozen B is packed beforehand");
+  if (packed_bytes() == 0) return;
+  require(b != nullptr && packed != nullptr, "b and packed must not be null");
+  prefer_huge_pages(packed, packed_bytes());
+  kernel_->pack(geometry_, b, packed);
 }
 
 }  // namespace tilewright

@@ -21,8 +21,11 @@ struct MatmulRequest {
   std::optional<std::string> bias_dtype, residual_dtype;
   std::string activation;
   bool keep_preact;
+  std::string compute, pack_b;  // see CpuConfig in config.py, as for the rest
   int64_t block_m, block_n, block_k;
   int tile_m, tile_n;
+  int64_t parts_m, parts_n;
+  int64_t prefetch;
   int threads;
 };
 
@@ -34,6 +37,10 @@ class MatmulPlan {
   // Computes into p.c (and p.preact). Many threads may run one plan at once. Throws std::invalid_argument
   // where a pointer that the geometry needs is null, std::bad_alloc where scratch memory is not to be had.
   void run(const MatmulPointers& p) const;
+
+  // Where pack_b is frozen: the size of B's packed form, which takes the place of p.b, and what writes it.
+  size_t packed_bytes() const;
+  void pack(const void* b, void* packed) const;
 
   size_t workspace_bytes() const {
     return workspace_bytes_;

@@ -1,22 +1,11 @@
-// Batch walking and address arithmetic that gemm and gemv share.
+// Batch walking that gemm and gemv share.
 #pragma once
 
 #include "cpu/epilogue.h"
+#include "cpu/ranges.h"
 #include "matmul.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
-
-TW_INLINE int64_t min(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-TW_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
-TW_INLINE int64_t round_up(int64_t a, int64_t b) {
-  return ceil_div(a, b) * b;
-}
 
 // The matrices of one batch entry.
 struct BatchEntry {

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.matmul.cpu import cost as cpu_cost
 from tilewright.kernels.matmul.problem import MatmulProblem
 
 MARGIN = 1.15
@@ -67,27 +68,10 @@ def _field(config: Any, name: str, default: int) -> int:
 
 # CPU
 
-_ISA_FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
-"""The most that one core does with a level's instructions; the device's peaks are those of its best level."""
-
-_LANES = {"avx512": 16, "avx2": 8, "portable": 4}
+_FLOPS_PER_CLOCK_AVX2 = 32
 _BOOST = 1.4  # clocks above the announced one
-
-# Cycles for an element that is packed and for one of C that is stored, and the share of the multiply-add rate
-# that the inner loop keeps; measured on AMD Zen 4 with AVX-512.
-_PACK_CYCLES = 0.6
-_STORE_CYCLES = 0.3
-_INNER_LOOP_SHARE = 0.9
-_GEMV_SHARE = 0.75
-_CPU_BANDWIDTH_SHARE = 0.85
 _CORE_BANDWIDTH = 25e9
 _CPU_CACHE_SPEEDUP = 3.0  # a shared last-level cache against main memory
-
-
-def _core_peak(device: DeviceSpec, isa: str) -> float:
-    """FLOP/s of one core through one ISA level. 16-bit operands are widened, so dtypes do not differ."""
-    level = device.clock_hz * _BOOST * _ISA_FLOPS_PER_CLOCK.get(isa, 8)
-    return min(device.peak_fp32 / device.units, level)
 
 
 def _threads(problem: MatmulProblem, device: DeviceSpec) -> int:
@@ -102,34 +86,8 @@ def _cpu_bandwidth(problem: MatmulProblem, device: DeviceSpec) -> float:
     )
 
 
-def _overlapped(memory: float, compute: float) -> float:
-    """The longer of two activities that overlap in part: prefetching hides about half of the shorter one."""
-    return max(memory, compute) + 0.5 * min(memory, compute)
-
-
 def _cpu_matmul(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
-    """A task multiplies one block of C through all of K, after packing its own rows of A and columns of B."""
-    m, n, k, batch = _sizes(problem)
-    isa = str(getattr(config, "isa", device.arch))
-    threads, lanes = _threads(problem, device), _LANES.get(isa, 4)
-    peak = _core_peak(device, isa)
-    memory = problem.bytes() / (_cpu_bandwidth(problem, device) * _CPU_BANDWIDTH_SHARE)
-    launch = device.launch_seconds if threads > 1 else 1e-6
-    if "gemv" in str(getattr(config, "algorithm", "")):
-        return _overlapped(memory, problem.flops() / (peak * threads * _GEMV_SHARE)) + launch
-    tile_m, tile_n = _field(config, "tile_m", 1), _field(config, "tile_n", 1)
-    block_m = max(1, min(_field(config, "block_m", tile_m), _ceil(m, tile_m) * tile_m))
-    block_n = max(1, min(_field(config, "block_n", tile_n), _ceil(n, tile_n) * tile_n))
-    tasks = batch * _ceil(m, block_m) * _ceil(n, block_n)
-    # Rows of a tile beyond the edge are not computed; columns are padded to whole vectors.
-    rows, columns = min(block_m, max(m, 1)), min(block_n, _ceil(max(n, 1), lanes) * lanes)
-    # A tile of r rows and c vectors does r·c multiply-adds for r broadcasts and c loads.
-    vectors = max(1.0, tile_n / lanes)
-    idle = max(0.0, (tile_m + vectors) / (tile_m * vectors) - 1.0)
-    multiply = 2.0 * rows * columns * k * (1 + idle) / (peak * _INNER_LOOP_SHARE)
-    cycles = _PACK_CYCLES * k * (rows + columns) + _STORE_CYCLES * rows * columns
-    task = multiply + cycles / min(peak / (2 * lanes), device.clock_hz * _BOOST)
-    return _overlapped(memory, _ceil(tasks, threads) * task) + launch
+    return cpu_cost.expected_seconds(config, problem, device)
 
 
 # Vendor libraries on CPUs: shares of peak, measured with torch 2.13 on AMD Zen 4, where MKL's fp32 products take
@@ -157,7 +115,7 @@ def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> floa
     if problem.dtype == torch.float32 and not onednn:
         share = _MKL_SHARE
         if any(word in device.name for word in ("AMD", "EPYC", "Ryzen")):
-            peak = min(peak, device.units * device.clock_hz * _BOOST * _ISA_FLOPS_PER_CLOCK["avx2"])
+            peak = min(peak, device.units * device.clock_hz * _BOOST * _FLOPS_PER_CLOCK_AVX2)
             # With few rows it does not share the reading out over the threads: 16 GB/s of 45 on four cores.
             reading = (
                 min(reading, _CORE_BANDWIDTH * _VENDOR_BANDWIDTH_SHARE) if m <= 2 * _RAMP_ROWS else reading

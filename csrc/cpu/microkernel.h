@@ -1,0 +1,173 @@
+// Register tiles: the innermost loop of every matrix product on CPUs.
+//
+// Operands come packed. A is cut into strips of up to kMaxRows rows, B into panels of kPanel columns; within
+// each, all rows (or columns) of one step of k lie side by side, so that both are read front to back.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
+
+// A panel of two vectors serves every tile: a tile of four takes two panels. So one packed weight serves
+// every number of rows.
+constexpr int kPanelVectors = 2;
+constexpr int kPanel = kPanelVectors * kLanes;
+
+// The most rows of a tile of one panel, and of one of two panels. The accumulators, the vectors of b and a
+// broadcast fit the 32 (AVX-512, aarch64) or 16 registers; tools/check_spills.py reads the assembly.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kMaxRows = 14;
+constexpr int kMaxRowsWide = 6;
+#else
+constexpr int kMaxRows = 6;
+constexpr int kMaxRowsWide = 0;  // there is no such tile
+#endif
+
+// One step of a product in fp32: a strip of A in fp32, a panel of B stored as B and widened when loaded.
+template <class B>
+struct WidenedStep {
+  using AUnit = float;
+  using BUnit = B;
+  static constexpr int kDepth = 1;  // values of k in a step
+
+  TW_INLINE static vf load_b(const B* p) {
+    return load(p);
+  }
+  TW_INLINE static vf broadcast_a(const float* p) {
+    return broadcast(*p);
+  }
+  TW_INLINE static vf multiply_add(vf a, vf b, vf sum) {
+    return fma(a, b, sum);
+  }
+};
+
+#if defined(__AVX512F__)
+// One step through the processor's bf16 dot products: two values of k, side by side in 32 bits, on both
+// sides. Sums are fp32; subnormal operands and results count as zero. For processors with AVX512-BF16 only.
+struct Bf16PairStep {
+  using AUnit = uint32_t;
+  using BUnit = uint32_t;
+  static constexpr int kDepth = 2;
+
+  TW_INLINE static vf load_b(const uint32_t* p) {
+    return load(reinterpret_cast<const float*>(p));
+  }
+  TW_INLINE static vf broadcast_a(const uint32_t* p) {
+    return (vf)_mm512_set1_epi32(static_cast<int>(*p));
+  }
+  // Written as assembly because the intrinsic would need the whole object to be compiled for AVX512-BF16.
+  TW_INLINE static vf multiply_add(vf a, vf b, vf sum) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+};
+#endif
+
+// What a tile is given. Strides and steps are in units of the packed operand, prefetching in bytes.
+struct TileArguments {
+  int64_t steps;          // of k
+  const void* a;          // [steps][rows]
+  const void* b;          // per panel [steps][kPanel]
+  int64_t panel_stride;   // from a panel of b to the next
+  float* c;               // [rows][vectors·kLanes]
+  bool accumulate;        // add to c
+  uintptr_t prefetch;     // fetched into L2 on the way, two cache lines in each step
+  int64_t prefetch_step;  // from step to step; 0: nothing new
+};
+
+// C[kRows][kVectors·kLanes] (+)= sum over k of a[k][kRows] · b[k][kVectors·kLanes]
+//
+//            b: one row per step, kVectors registers
+//   a: one   +--------+--------+
+//   scalar   |  acc   |  acc   |   every accumulator is a register; per step of k,
+//   per row, +--------+--------+   kVectors loads and kRows broadcasts feed
+//   broad-   |  acc   |  acc   |   kRows·kVectors multiply-adds
+//   cast     +--------+--------+
+//
+// A multiply-add takes four cycles and two start in each, so fewer than eight accumulators would wait for
+// themselves: small tiles keep several sums of interleaved steps, added at the end.
+template <class Step, int kRows, int kVectors>
+void multiply_tile(const TileArguments& t) {
+  using AUnit = typename Step::AUnit;
+  using BUnit = typename Step::BUnit;
+  constexpr int kTile = kRows * kVectors;
+  constexpr int kChains = kTile >= 8 ? 1 : (kTile >= 4 ? 2 : 4);
+  constexpr int kUnroll = kChains > 2 ? kChains : 2;
+  vf acc[kChains][kRows][kVectors];
+  TW_UNROLL for (int chain = 0; chain < kChains; ++chain) {
+    TW_UNROLL for (int i = 0; i < kRows; ++i) {
+      TW_UNROLL for (int j = 0; j < kVectors; ++j) acc[chain][i][j] = zero();
+    }
+  }
+  const AUnit* a = static_cast<const AUnit*>(t.a);
+  const BUnit* b = static_cast<const BUnit*>(t.b);
+  [[maybe_unused]] const BUnit* second = b + t.panel_stride;
+  uintptr_t prefetch = t.prefetch;
+  const auto step = [&](int u, int chain) __attribute__((always_inline)) {
+    vf row[kVectors];
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+      const BUnit* panel = j < kPanelVectors ? b : second;
+      row[j] = Step::load_b(panel + u * kPanel + j % kPanelVectors * kLanes);
+    }
+    TW_UNROLL for (int i = 0; i < kRows; ++i) {
+      const vf scalar = Step::broadcast_a(a + u * kRows + i);
+      TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+        acc[chain][i][j] = Step::multiply_add(scalar, row[j], acc[chain][i][j]);
+      }
+    }
+  };
+  int64_t steps = t.steps;
+  for (; steps >= kUnroll; steps -= kUnroll) {
+    TW_UNROLL for (int u = 0; u < kUnroll; ++u) {
+      __builtin_prefetch(reinterpret_cast<const void*>(prefetch), 0, 2);
+      __builtin_prefetch(reinterpret_cast<const void*>(prefetch + 64), 0, 2);
+      prefetch += static_cast<uintptr_t>(t.prefetch_step);
+      step(u, u % kChains);
+    }
+    a += kUnroll * kRows;
+    b += kUnroll * kPanel;
+    if constexpr (kVectors > kPanelVectors) second += kUnroll * kPanel;
+  }
+  for (; steps > 0; --steps) {
+    step(0, 0);
+    a += kRows;
+    b += kPanel;
+    if constexpr (kVectors > kPanelVectors) second += kPanel;
+  }
+  // Each block of k is summed on its own and then added: over long k that is more accurate than one chain.
+  TW_UNROLL for (int i = 0; i < kRows; ++i) {
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+      vf total = acc[0][i][j];
+      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) total += acc[chain][i][j];
+      float* at = t.c + (i * kVectors + j) * kLanes;
+      store(at, t.accumulate ? load(at) + total : total);
+    }
+  }
+}
+
+using TileKernel = void (*)(const TileArguments&);
+
+// Every smaller tile is compiled too, so that edges do not multiply padding: one or two vectors of a panel
+// with up to kMaxRows rows, two whole panels with up to kMaxRowsWide.
+template <class Step>
+struct TileTable {
+  TileKernel at[kMaxRows + 1][2 * kPanelVectors + 1] = {};
+
+  constexpr TileTable() {
+    fill<1>();
+  }
+
+ private:
+  template <int kRows>
+  constexpr void fill() {
+    at[kRows][1] = multiply_tile<Step, kRows, 1>;
+    at[kRows][2] = multiply_tile<Step, kRows, 2>;
+    if constexpr (kRows <= kMaxRowsWide) at[kRows][3] = at[kRows][4] = multiply_tile<Step, kRows, 4>;
+    if constexpr (kRows < kMaxRows) fill<kRows + 1>();
+  }
+};
+
+template <class Step>
+inline constexpr TileTable<Step> kTiles{};
+
+}  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

@@ -1,0 +1,127 @@
+// Copies a strip of a matrix into the order in which the micro-kernel reads it.
+#pragma once
+
+#include "cpu/ranges.h"
+
+namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
+
+// panel[kk·width + i] = source[i·step + kk·k_step] for i < valid, and 0 for valid <= i < width, converted
+// from From to To.
+//
+// Whichever of the two dimensions is contiguous is read in vectors; along k that takes a transposition in
+// registers. Zeros only fill lanes that are never stored, so what they meet (Inf·0) does not matter.
+template <class To, class From>
+void pack_panel(To* panel, const From* source, int64_t step, int64_t k_step, int width, int valid,
+                int64_t k) {
+  if (step == 1 || valid == 1) {
+    if (width == 1 && k_step == 1) {  // one contiguous row: a plain copy
+      int64_t kk = 0;
+      for (; kk + kLanes <= k; kk += kLanes) store(panel + kk, load(source + kk));
+      if (kk < k)
+        store_part(panel + kk, load_part(source + kk, static_cast<int>(k - kk)), static_cast<int>(k - kk));
+      return;
+    }
+    for (int64_t kk = 0; kk < k; ++kk) {
+      for (int i = 0; i < width; i += kLanes) {
+        const From* from = source + kk * k_step + i;
+        store_upto(panel + kk * width + i, i < valid ? load_upto(from, valid - i) : zero(), width - i);
+      }
+    }
+    return;
+  }
+  if (k_step == 1) {
+    for (int i = 0; i < width; i += kLanes) {
+      for (int64_t kk = 0; kk < k; kk += kLanes) {
+        const int columns = static_cast<int>(min(kLanes, k - kk));
+        vf rows[kLanes];
+        TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          const From* from = source + (i + lane) * step + kk;
+          rows[lane] = i + lane < valid ? load_upto(from, columns) : zero();
+        }
+        transpose(rows);
+        To* to = panel + kk * width + i;
+        if (columns == kLanes && width - i >= kLanes) {
+          TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) store(to + lane * width, rows[lane]);
+        } else {
+          TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+            if (lane < columns) store_upto(to + lane * width, rows[lane], width - i);
+          }
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t kk = 0; kk < k; ++kk) {
+    for (int i = 0; i < width; i += kLanes) {
+      const vf value = i < valid ? load_strided(source + i * step + kk * k_step, step, valid - i) : zero();
+      store_upto(panel + kk * width + i, value, width - i);
+    }
+  }
+}
+
+#if defined(__AVX512F__)
+
+// `count` pairs of bf16 values that lie side by side; beyond 2·count - odd values, zero.
+TW_INLINE vf load_pairs(const bf16* p, int64_t values) {
+  if (values >= 2 * kLanes) return load(reinterpret_cast<const float*>(p));
+  const uint32_t mask = values <= 0 ? 0u : (1u << values) - 1u;
+  return (vf)_mm512_maskz_loadu_epi16(mask, p);
+}
+
+// The two rows of values as the halves of 32 bits, `low` in the lower one.
+TW_INLINE vf pair(vf low, vf high) {
+  return (vf)(((vu)low >> 16) | (vu)high);
+}
+
+// Pairs along k for Bf16PairStep: panel[kk·width + i] holds source[i·step + 2·kk·k_step] and the value after
+// it, which is zero where k is odd and ends.
+inline void pack_panel(uint32_t* panel, const bf16* source, int64_t step, int64_t k_step, int width,
+                       int valid, int64_t k) {
+  const int64_t pairs = ceil_div(k, 2);
+  float* out = reinterpret_cast<float*>(panel);
+  if (k_step == 1) {
+    if (width == 1) {
+      for (int64_t kk = 0; kk < pairs; kk += kLanes) {
+        store_upto(out + kk, load_pairs(source + 2 * kk, k - 2 * kk),
+                   static_cast<int>(min(kLanes, pairs - kk)));
+      }
+      return;
+    }
+    for (int i = 0; i < width; i += kLanes) {
+      for (int64_t kk = 0; kk < pairs; kk += kLanes) {
+        const int columns = static_cast<int>(min(kLanes, pairs - kk));
+        vf rows[kLanes];
+        TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          rows[lane] =
+              i + lane < valid ? load_pairs(source + (i + lane) * step + 2 * kk, k - 2 * kk) : zero();
+        }
+        transpose(rows);
+        float* to = out + kk * width + i;
+        TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          if (lane < columns) store_upto(to + lane * width, rows[lane], width - i);
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t kk = 0; kk < pairs; ++kk) {
+    const bf16* row = source + 2 * kk * k_step;
+    const bool whole = 2 * kk + 1 < k;
+    for (int i = 0; i < width; i += kLanes) {
+      const bf16* from = row + i * step;
+      vf low = zero(), high = zero();
+      if (i < valid && step == 1) {
+        low = load_upto(from, valid - i);
+        if (whole) high = load_upto(from + k_step, valid - i);
+      } else if (i < valid) {
+        low = load_strided(from, step, valid - i);
+        if (whole) high = load_strided(from + k_step, step, valid - i);
+      }
+      store_upto(out + kk * width + i, pair(low, high), width - i);
+    }
+  }
+}
+
+#endif
+
+}  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

@@ -1,0 +1,132 @@
+"""How long a CPU config should take: what the untuned choice and the order of trials rest on.
+
+Pure functions of (config, problem, device). A part of C costs what its thread does: multiply-adds, or the loads
+that feed them where tiles are small; packing; the epilogue; and the bytes it draws from memory, which overlap
+with the rest as far as they are fetched ahead. Constants in cycles or shares were measured on AMD Zen 4 and
+Zen 5 with AVX-512.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.matmul.cpu.config import LANES, PANEL_VECTORS, CpuConfig, launch_threads, streams_a
+from tilewright.kernels.matmul.problem import MatmulProblem
+
+_FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
+"""The most that one core does with a level's instructions; the device's peaks are those of its best level."""
+
+_BOOST = 1.4  # clocks above the announced one
+_INNER_LOOP = 0.93  # of the multiply-add rate that the micro-kernel keeps
+_GEMV = 0.75
+_PACK = 0.35  # cycles for an element that is packed
+_FINISH = 0.25  # cycles for an element of C in the epilogue
+_UNFINISHED = 0.12  # cycles for an element of C that waits for the next block of K
+_CORE_BANDWIDTH = 25e9  # B/s that one core draws from memory
+_BANDWIDTH = 0.9  # of the measured one
+_CACHED = 3.0  # times faster than main memory: a shared last-level cache
+_HIDDEN = 0.5  # of the shorter of computing and reading, where the hardware alone fetches ahead
+_BARRIER = 0.5e-6
+_CALL = 1e-6
+
+
+def expected_seconds(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) -> float:
+    """The predicted time of one call."""
+    threads = min(launch_threads(problem), device.units)
+    if config.algorithm == "gemv":
+        return _gemv(config, problem, device, threads)
+    return _gemm(config, problem, device, threads)
+
+
+def _ceil(size: int, step: int) -> int:
+    return -(-size // step)
+
+
+def _rate(device: DeviceSpec, config: CpuConfig) -> float:
+    """Multiply-adds of fp32 lanes in a second, on one core."""
+    peak = device.peak_16bit if config.compute == "bf16" else device.peak_fp32
+    level = device.clock_hz * _BOOST * _FLOPS_PER_CLOCK.get(config.isa, 8)
+    return min(peak / device.units, level * (2 if config.compute == "bf16" else 1)) / 2
+
+
+def _bandwidth(device: DeviceSpec, threads: int, resident: float) -> float:
+    """B/s for all threads: from memory, or faster where everything stays in the last-level cache."""
+    drawn = min(device.bandwidth, threads * max(_CORE_BANDWIDTH, device.bandwidth / device.units))
+    return drawn * (_CACHED if resident < device.llc_bytes / 2 else _BANDWIDTH)
+
+
+def _overlapped(one: float, other: float, hidden: float) -> float:
+    return max(one, other) + (1 - hidden) * min(one, other)
+
+
+def _start(device: DeviceSpec, threads: int) -> float:
+    return _CALL + (device.launch_seconds if threads > 1 else 0.0)
+
+
+def _gemv(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads: int) -> float:
+    rows = problem.m if streams_a(problem) else problem.n
+    block = config.block_m if streams_a(problem) else config.block_n
+    tasks = _ceil(max(rows, 1), block) * _ceil(max(problem.k, 1), config.block_k) * problem.batch_count
+    used = max(1, min(threads, tasks))
+    # The last round of tasks leaves threads idle.
+    rounds = _ceil(tasks, used) * used / max(tasks, 1)
+    reading = problem.bytes() / _bandwidth(device, used, problem.bytes())
+    computing = rounds * problem.flops() / 2 / (_rate(device, config) * used * _GEMV)
+    return _overlapped(reading, computing, _HIDDEN) + _start(device, used)
+
+
+def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads: int) -> float:
+    m, n, k = (max(size, 1) for size in (problem.m, problem.n, problem.k))
+    lanes = LANES[config.isa]
+    panel = PANEL_VECTORS * lanes
+    parts = config.parts_m * config.parts_n
+    solo = problem.batch_count > 1 and parts == 1
+    used = max(1, min(threads, problem.batch_count if solo else parts))
+    # Parts beyond the threads, or matrices of the batch, follow one another.
+    rounds = _ceil(problem.batch_count, used) if solo else _ceil(parts, used) * problem.batch_count
+
+    strips, panels = _ceil(m, config.tile_m), _ceil(n, panel)
+    part_strips, part_panels = _ceil(strips, config.parts_m), _ceil(panels, config.parts_n)
+    rows = min(m, math.ceil(m * part_strips / strips))
+    strip_rows = rows / part_strips
+    columns = min(part_panels * panel, _ceil(n, lanes) * lanes)
+    rate = _rate(device, config)
+    cycle = 2 * lanes / rate  # of two multiply-adds of vectors
+
+    # A step of a tile takes its multiply-adds or its loads, whichever is more, at two in a cycle.
+    depth = 2 if config.compute == "bf16" else 1
+    vectors = min(config.tile_n, columns) / lanes
+    widening = vectors if problem.dtype.itemsize == 2 and depth == 1 else 0
+    feeding = max(1.0, (strip_rows + 2 * vectors + widening) / (strip_rows * vectors))
+    multiplying = rows * columns * k / (rate * _INNER_LOOP) * feeding
+
+    block_k = min(config.block_k, k)
+    k_blocks, m_blocks = _ceil(k, block_k), _ceil(m, config.block_m)
+    groups = _ceil(part_panels * panel, max(config.block_n, config.tile_n))
+    packing = _PACK * rows * k / depth * cycle / (1 if solo else config.parts_n)
+    if config.pack_b == "private":
+        packing += _PACK * columns * k / depth * cycle * m_blocks
+    elif config.pack_b == "shared":
+        packing += _PACK * n * k / depth * cycle / used
+    finishing = (_FINISH + (_UNFINISHED * k_blocks if k_blocks > 1 else 0)) * rows * columns * cycle
+
+    unit = 4 / depth
+    stored = unit if config.pack_b != "private" or config.compute == "bf16" else problem.dtype.itemsize
+    # Strips are read again for every group of panels, panels for every strip: from L2 where they fit.
+    core_cache = _bandwidth(device, used, 0.0) / used
+    strips_again = rows * k * unit * (groups - 1) if rows * block_k * unit > device.l2_bytes / 2 else 0.0
+    group_bytes = min(max(config.block_n, config.tile_n), columns) * block_k * stored
+    panels_again = columns * k * stored * (part_strips - 1) if group_bytes > device.l2_bytes * 0.6 else 0.0
+    if part_strips > 1 and group_bytes > device.l2_bytes * 0.35:
+        panels_again += 0.25 * columns * k * stored  # the next block pushes this one out
+    again = (strips_again + panels_again) / core_cache
+    computing = rounds * (_overlapped(multiplying, again, 0.8) + packing + finishing)
+
+    traffic = problem.bytes() + (
+        2 * n * k * unit if config.pack_b == "shared" and n * k * unit > device.llc_bytes / 2 else 0
+    )
+    reading = traffic / _bandwidth(device, used, problem.bytes())
+    hidden = 0.9 if config.prefetch else _HIDDEN
+    barriers = 0.0 if solo or used == 1 else m_blocks * problem.batch_count * _BARRIER
+    return _overlapped(reading, computing, hidden) + barriers + _start(device, used)
