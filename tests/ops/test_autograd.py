@@ -159,6 +159,19 @@ def test_functorch_and_forward_mode(activation: str) -> None:
     torch.testing.assert_close(torch.func.jacrev(ours)(x), torch.func.jacfwd(theirs)(x))
 
 
+@ACTS
+def test_backward_of_many_gradients_at_once(activation: str) -> None:
+    """vmap over the backward pass alone: the forward pass went through the operation."""
+    x, w = _leaves((3, 4), (5, 4), dtype=torch.float64)
+
+    def ours(x: Tensor, w: Tensor) -> Tensor:
+        return tilewright.linear(x, w, activation=activation)
+
+    one_by_one = torch.autograd.functional.jacobian(ours, (x, w))
+    at_once = torch.autograd.functional.jacobian(ours, (x, w), vectorize=True)
+    torch.testing.assert_close(at_once, one_by_one)
+
+
 def test_options_reach_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = torch.randn(3, 4, requires_grad=True), torch.randn(4, 5, requires_grad=True)
     with tilewright.options(backend="reference"):

@@ -16,7 +16,7 @@ import tilewright
 from tilewright import dispatch
 from tilewright.errors import ArgumentError
 from tilewright.kernels.matmul.bound import oracle
-from tilewright.ops.matmul_kernels import make_problem
+from tilewright.ops.matmul_kernels import matmul_problem
 
 
 def test_explain_names_the_choice_and_every_other_candidate() -> None:
@@ -181,5 +181,5 @@ def test_any_shape_and_stride(
     a, b = matrices
     with tilewright.options(backend=backend, strict=True):
         y = tilewright.matmul(a, b, activation=activation)
-    problem = make_problem(a, b, activation=activation)
+    problem = matmul_problem(a, b, activation=activation)
     assert oracle(problem, (a, b, None, None))((y,)) is None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,23 +15,16 @@ from tilewright.ops.matmul_autograd import (
     setup_context,
     setup_context_with_preact,
 )
-from tilewright.ops.matmul_checks import check, linear_refusal, type_refusal
+from tilewright.ops.matmul_checks import check, linear_refusal, matmul_refusal
 from tilewright.ops.matmul_kernels import cpu_kernel, cuda_kernel
-from tilewright.ops.matmul_op import OP, OP_WITH_PREACT, call
+from tilewright.ops.matmul_op import MATMUL, MATMUL_WITH_PREACT, MatmulArguments, call
 
-# --- decomposition and fake --------------------------------------------------------------------------------
+# --- what the operations are to torch ------------------------------------------------------------------------
 
 
-def decompose_with_preact(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    *,
-    activation: str = "none",
-    out_dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def _decompose_with_preact(given: MatmulArguments) -> tuple[Tensor, Tensor]:
     """(y, z) by ATen operators alone: differentiable to any order, forward and backward, and under functorch."""
+    a, b, bias, residual, activation, out_dtype = given
     result = out_dtype or a.dtype
     if result != a.dtype:
         # A 16-bit product would round away what the wider output can hold.
@@ -49,105 +39,52 @@ def decompose_with_preact(
     return y, z.clone() if z is y else z
 
 
-def decompose(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    *,
-    activation: str = "none",
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """y by ATen operators alone."""
-    y = decompose_with_preact(a, b, bias, residual, activation=activation, out_dtype=out_dtype)[0]
-    return y.contiguous()
+def _decompose(given: MatmulArguments) -> Tensor:
+    return _decompose_with_preact(given)[0].contiguous()
 
 
-def _decompose_checked(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype | None,
-) -> Tensor:
-    """The decomposition in place of the operation: same checks, same autocast."""
-    device_type = a.device.type
-    if torch.is_autocast_enabled(device_type):
-        a, b = (_autocast_operand(operand, device_type) for operand in (a, b))
-    check("matmul", a, b, bias, residual, activation, out_dtype)
-    return decompose(a, b, bias, residual, activation=activation, out_dtype=out_dtype)
+def _fake(given: MatmulArguments) -> Tensor:
+    return torch.empty(check(given), dtype=given.out_dtype or given.a.dtype, device=given.a.device)
 
 
-def _fake(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    *,
-    activation: str = "none",
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    out_shape = check("matmul", a, b, bias, residual, activation, out_dtype)
-    return torch.empty(out_shape, dtype=out_dtype or a.dtype, device=a.device)
-
-
-def _fake_with_preact(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-    y = _fake(*args, **kwargs)
+def _fake_with_preact(given: MatmulArguments) -> tuple[Tensor, Tensor]:
+    y = _fake(given)
     return y, torch.empty_like(y)
 
 
-# --- autocast ----------------------------------------------------------------------------------------------
+def _autocast(device_type: str, given: MatmulArguments) -> MatmulArguments:
+    # Bias and residual stay as they are: the kernels add them in fp32 whatever their dtype.
+    a, b = (library.autocast_operand(operand, device_type) for operand in given[:2])
+    return given._replace(a=a, b=b)
 
 
-def _autocast_operand(operand: Tensor, device_type: str) -> Tensor:
-    casts = (
-        operand.is_floating_point() and operand.dtype != torch.float64 and operand.device.type == device_type
-    )
-    return operand.to(torch.get_autocast_dtype(device_type)) if casts else operand
-
-
-def _autocast(overload_name: str) -> Any:
-    def autocast(device_type: str, a: Tensor, b: Tensor, *addends: Tensor | None, **keywords: Any) -> Any:
-        # Bias and residual stay as they are: the kernels add them in fp32 whatever their dtype.
-        overload = getattr(torch.ops.tilewright, overload_name).default
-        return overload(
-            _autocast_operand(a, device_type), _autocast_operand(b, device_type), *addends, **keywords
-        )
-
-    return autocast
-
-
-# --- registration ------------------------------------------------------------------------------------------
-
-
-def _flops(a: Sequence[int], b: Sequence[int]) -> int:
+def _flops(given: MatmulArguments) -> int:
     """2·M·N·K per matrix of the batch."""
-    count = 2 * a[-1]
-    for size in output_shape(a, b):
+    count = 2 * given.a.shape[-1]
+    for size in output_shape(given.a.shape, given.b.shape):
         count *= size
     return count
 
 
-library.implement(
-    OP,
-    kernels=(cpu_kernel(keep_preact=False), cuda_kernel(keep_preact=False)),
+MATMUL.implement(
+    cpu=cpu_kernel(keep_preact=False),
+    cuda=cuda_kernel(keep_preact=False),
     fake=_fake,
-    decomposition=decompose,
-    autocast=_autocast("matmul"),
+    decomposition=_decompose,
+    autocast=_autocast,
     setup_context=setup_context,
     backward=backward,
-    flops=lambda a, b, *args, **kwargs: _flops(a.shape, b.shape),
+    flops=_flops,
 )
-library.implement(
-    OP_WITH_PREACT,
-    kernels=(cpu_kernel(keep_preact=True), cuda_kernel(keep_preact=True)),
+MATMUL_WITH_PREACT.implement(
+    cpu=cpu_kernel(keep_preact=True),
+    cuda=cuda_kernel(keep_preact=True),
     fake=_fake_with_preact,
-    decomposition=decompose_with_preact,
-    autocast=_autocast("matmul_with_preact"),
+    decomposition=_decompose_with_preact,
+    autocast=_autocast,
     setup_context=setup_context_with_preact,
     backward=backward_with_preact,
-    flops=lambda a, b, *args, **kwargs: _flops(a.shape, b.shape),
+    flops=_flops,
 )
 
 
@@ -189,12 +126,9 @@ def matmul(
         ArgumentError, ShapeError, DtypeError, LayoutError, DeviceError: before anything runs.
     """
     try:
-        if library.transforms_active():
-            return _decompose_checked(a, b, bias, residual, activation, out_dtype)
         return call(a, b, bias, residual, activation, out_dtype)
     except (AttributeError, TypeError, RuntimeError) as error:
-        # torch's own complaint about an argument that is no tensor names neither it nor the remedy.
-        refusal = None if isinstance(error, Error) else type_refusal(a, b, bias, residual)
+        refusal = matmul_refusal(error, a, b, bias, residual)
         if refusal is None:
             raise
         raise refusal from None
@@ -222,12 +156,9 @@ def linear(
         those of `tilewright.matmul`.
     """
     try:
-        b = weight.t()
-        if library.transforms_active():
-            return _decompose_checked(x, b, bias, residual, activation, None)
-        return call(x, b, bias, residual, activation, None)
-    except (Error, AttributeError, RuntimeError) as error:
-        refusal = linear_refusal(x, weight, bias, residual, activation, error)
+        return call(x, weight.t(), bias, residual, activation)
+    except (Error, AttributeError, TypeError, RuntimeError) as error:
+        refusal = linear_refusal(error, x, weight, bias, residual, activation)
         if refusal is None:
             raise
         raise refusal from None

@@ -10,15 +10,20 @@ from torch import Tensor
 
 from tilewright import settings
 from tilewright.kernels.epilogue import NEEDS_PREACT, activate_backward
-from tilewright.ops.matmul_op import call
+from tilewright.ops.matmul_op import MatmulArguments, call
 
 
-def _save(
-    ctx: Any, inputs: tuple[Any, ...], keywords: dict[str, Any], y: Tensor | None, z: Tensor | None
-) -> None:
-    a, b, bias, residual = inputs
-    needs_a, needs_b = ctx.needs_input_grad[-4:-2]
-    activation = keywords["activation"]
+def setup_context(ctx: Any, given: MatmulArguments, output: Tensor) -> None:
+    _save(ctx, given, output, None)
+
+
+def setup_context_with_preact(ctx: Any, given: MatmulArguments, output: tuple[Tensor, Tensor]) -> None:
+    _save(ctx, given, *output)
+
+
+def _save(ctx: Any, given: MatmulArguments, y: Tensor, z: Tensor | None) -> None:
+    a, b, bias, residual, activation, out_dtype = given
+    needs_a, needs_b, *_ = ctx.needs_input_grad
     # Without a kept pre-activation (a direct call of the operation) backward computes it again.
     recompute = activation in NEEDS_PREACT and z is None
     saved = y if activation == "relu" else z if activation in NEEDS_PREACT else None
@@ -29,25 +34,13 @@ def _save(
         bias if recompute else None,
         residual if recompute else None,
     )
-    ctx.activation, ctx.out_dtype, ctx.recompute = activation, keywords["out_dtype"], recompute
+    ctx.activation, ctx.out_dtype, ctx.recompute = activation, out_dtype, recompute
     ctx.a_meta, ctx.b_meta = (a.shape, a.dtype), (b.shape, b.dtype)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_meta = None if residual is None else (residual.shape, residual.dtype)
     # Backward may run in a thread of autograd's own, which sees none of this thread's context variables.
     ctx.options = settings.current()
     ctx.set_materialize_grads(False)
-
-
-def setup_context(
-    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor
-) -> None:
-    _save(ctx, inputs, keyword_only_inputs, output, None)
-
-
-def setup_context_with_preact(
-    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: tuple[Tensor, Tensor]
-) -> None:
-    _save(ctx, inputs, keyword_only_inputs, output[0], output[1])
 
 
 def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -64,13 +57,13 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None) -> tuple[
     grad = None
     if grad_y is not None:
         if ctx.recompute:
-            saved = call(a, b, bias, residual, "none", ctx.out_dtype)
+            saved = call(a, b, bias, residual, out_dtype=ctx.out_dtype)
         grad = activate_backward(grad_y, saved, ctx.activation)
     if grad_z is not None:
         grad = grad_z if grad is None else grad + grad_z
     if grad is None:
         return None, None, None, None
-    needs_a, needs_b, needs_bias, needs_residual = ctx.needs_input_grad[-4:]
+    needs_a, needs_b, needs_bias, needs_residual = ctx.needs_input_grad[:4]
     grad_a = _grad_a(grad, b, *ctx.a_meta) if needs_a else None
     grad_b = _grad_b(grad, a, *ctx.b_meta) if needs_b else None
     grad_bias = None
@@ -117,6 +110,6 @@ def _grad_b(grad: Tensor, a: Tensor, shape: Sequence[int], dtype: torch.dtype) -
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if a.dtype == b.dtype == dtype:
-        return call(a, b, None, None, "none", None)
+        return call(a, b)
     wide = torch.promote_types(a.dtype, b.dtype)
-    return call(a.to(wide), b.to(wide), None, None, "none", dtype if dtype != wide else None)
+    return call(a.to(wide), b.to(wide), out_dtype=dtype if dtype != wide else None)

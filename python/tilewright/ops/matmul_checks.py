@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tilewright.errors import Error
 from tilewright.kernels.matmul.problem import output_shape
 from tilewright.ops import checks
+from tilewright.ops.matmul_op import MatmulArguments
 
 
 def check(
-    operation: str,
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype | None,
-    *,
-    names: tuple[str, str] = ("a", "b"),
+    given: MatmulArguments, operation: str = "matmul", names: tuple[str, str] = ("a", "b")
 ) -> list[int]:
-    """Raises on anything that the operation does not take; returns the output's shape. Runs nothing."""
+    """Raises on anything that the operation does not take; returns the output's shape. Runs nothing.
+
+    Messages speak of `operation` and call its operands `names`.
+    """
+    a, b, bias, residual, activation, out_dtype = given
     first, second = names
     tensors = ((first, a), (second, b), ("bias", bias), ("residual", residual))
     for name, tensor in tensors:
@@ -75,7 +71,40 @@ def check(
     return out_shape
 
 
-def type_refusal(a: Any, b: Any, bias: Any, residual: Any) -> Error | None:
+def linear_arguments(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, activation: str
+) -> MatmulArguments:
+    """What `linear` asks of matmul, checked in linear's own words."""
+    _check_layer(x, weight)
+    given = MatmulArguments(x, weight.t(), bias, residual, activation)
+    check(given, "linear", ("x", "weight"))
+    return given
+
+
+def _check_layer(x: Any, weight: Any) -> None:
+    checks.check_tensor("linear", "x", x)
+    checks.check_tensor("linear", "weight", weight)
+    if weight.ndim not in (1, 2):
+        checks.shape_error("linear", "weight", weight.shape, "(out_features, in_features)", "reshape it")
+    if x.ndim > 0 and x.shape[-1] != weight.shape[-1]:
+        checks.shape_error(
+            "linear",
+            "weight",
+            weight.shape,
+            f"(out_features, {x.shape[-1]}) to match x {checks.shape_text(['...', x.shape[-1]])}",
+            "use the layer with x of its in_features, or transpose weight",
+        )
+
+
+# torch's own complaint about an argument that is no tensor, say, names neither the argument nor a remedy. These two
+# find our word for it. They check no more than that where the cause is another: under autocast, operands of two
+# dtypes are right, and running out of memory is not their fault.
+
+
+def matmul_refusal(cause: BaseException, a: Any, b: Any, bias: Any, residual: Any) -> Error | None:
+    """What to say of matmul's arguments in place of `cause`; None where it says it best."""
+    if isinstance(cause, Error):
+        return None
     try:
         for name, value in (("a", a), ("b", b), ("bias", bias), ("residual", residual)):
             if value is not None or name in ("a", "b"):
@@ -86,24 +115,14 @@ def type_refusal(a: Any, b: Any, bias: Any, residual: Any) -> Error | None:
 
 
 def linear_refusal(
-    x: Any, weight: Any, bias: Any, residual: Any, activation: str, cause: BaseException
+    cause: BaseException, x: Any, weight: Any, bias: Any, residual: Any, activation: str
 ) -> Error | None:
-    """What matmul refused, in linear's own words; None where the cause is another."""
+    """What to say of linear's arguments in place of `cause`, which speaks of matmul; None where that says it best."""
     try:
-        checks.check_tensor("linear", "x", x)
-        checks.check_tensor("linear", "weight", weight)
-        if weight.ndim not in (1, 2):
-            checks.shape_error("linear", "weight", weight.shape, "(out_features, in_features)", "reshape it")
-        if x.ndim > 0 and x.shape[-1] != weight.shape[-1]:
-            checks.shape_error(
-                "linear",
-                "weight",
-                weight.shape,
-                f"(out_features, {x.shape[-1]}) to match x {checks.shape_text(['...', x.shape[-1]])}",
-                "use the layer with x of its in_features, or transpose weight",
-            )
         if isinstance(cause, Error):
-            check("linear", x, weight.t(), bias, residual, activation, None, names=("x", "weight"))
+            linear_arguments(x, weight, bias, residual, activation)
+        else:
+            _check_layer(x, weight)
     except Error as refusal:
         return refusal
     return None

@@ -1,70 +1,61 @@
-"""The schemas of the matmul operations, and the shortest way to call them."""
+"""The matmul operations' arguments and schemas, and the shortest way to call them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tilewright.kernels.epilogue import NEEDS_PREACT
-from tilewright.ops import library
+from tilewright.ops.library import Operation, gradients_wanted, transforms_active
+
+
+class MatmulArguments(NamedTuple):
+    """What both operations take, in the order of their schema; `tilewright.matmul` says what it means."""
+
+    a: Tensor
+    b: Tensor
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    activation: str = "none"
+    out_dtype: torch.dtype | None = None
+
 
 _SCHEMA = (
-    "(Tensor a, Tensor b, Tensor? bias=None, Tensor? residual=None, *, "
+    "(Tensor a, Tensor b, Tensor? bias=None, Tensor? residual=None, "
     'str activation="none", ScalarType? out_dtype=None) -> '
 )
 
-OP = library.define(f"matmul{_SCHEMA}Tensor")
-OP_WITH_PREACT = library.define(f"matmul_with_preact{_SCHEMA}(Tensor, Tensor)")
+MATMUL = Operation(f"matmul{_SCHEMA}Tensor", MatmulArguments)
+MATMUL_WITH_PREACT = Operation(f"matmul_with_preact{_SCHEMA}(Tensor, Tensor)", MatmulArguments)
 """Also returns the pre-activation, which the gradients of gelu and silu need."""
-
-# Bound once, as in library.py: these are on every call's way.
-_is_grad_enabled = torch.is_grad_enabled
-_is_inference = torch.is_inference_mode_enabled
-_is_compiling = torch.compiler.is_compiling
-_below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 def call(
     a: Tensor,
     b: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype | None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    if _is_grad_enabled() and library.any_requires_grad(a, b, bias, residual):
-        if activation in NEEDS_PREACT:
-            y: Tensor = OP_WITH_PREACT(a, b, bias, residual, activation=activation, out_dtype=out_dtype)[0]
-            return y
-        return _call_op(a, b, bias, residual, activation, out_dtype)
-    if _is_compiling() or _is_inference():
-        return _call_op(a, b, bias, residual, activation, out_dtype)
-    # No gradient is wanted: past the autograd key, which alone costs 3 µs.
-    with _below_autograd():
-        return _call_op(a, b, bias, residual, activation, out_dtype)
-
-
-def _call_op(
-    a: Tensor,
-    b: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-    out_dtype: torch.dtype | None,
-) -> Tensor:
-    """The operation with the fewest arguments that say the same: each one costs the dispatcher 0.2 µs."""
-    y: Tensor
+    """The product, with gradients, functorch and forward-mode AD seen to; arguments are checked where they run."""
+    if transforms_active():
+        y: Tensor = MATMUL.decompose(MatmulArguments(a, b, bias, residual, activation, out_dtype))
+        return y
+    gradients = gradients_wanted(a, b, bias, residual)
+    args: tuple[object, ...]
     if out_dtype is not None:
-        y = OP(a, b, bias, residual, activation=activation, out_dtype=out_dtype)
-    elif activation != "none":
-        if residual is None:
-            y = OP(a, b, bias, activation=activation)
-        else:
-            y = OP(a, b, bias, residual, activation=activation)
-    elif residual is not None:
-        y = OP(a, b, bias, residual)
+        args = (a, b, bias, residual, activation, out_dtype)
+    elif activation != "none" or residual is not None:
+        args = (a, b, bias, residual, activation)
     elif bias is not None:
-        y = OP(a, b, bias)
+        args = (a, b, bias)
     else:
-        y = OP(a, b)
+        args = (a, b)
+    if gradients and activation in NEEDS_PREACT:
+        y, _ = MATMUL_WITH_PREACT.call(args, gradients)
+    else:
+        y = MATMUL.call(args, gradients)
     return y

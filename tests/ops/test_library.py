@@ -1,0 +1,40 @@
+"""What registering an operation holds to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from tilewright.ops.library import Operation
+
+
+class Pair(NamedTuple):
+    a: Tensor
+    activation: str = "none"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "Tensor a",
+        'Tensor b, str activation="none"',
+        'Tensor a, str activation="relu"',
+        "Tensor a, str activation",
+    ],
+)
+def test_a_schema_and_its_arguments_agree(arguments: str) -> None:
+    with pytest.raises(TypeError, match="its arguments are"):
+        Operation(f"not_an_operation({arguments}) -> Tensor", Pair)
+    assert not hasattr(torch.ops.tilewright, "not_an_operation")
+
+
+@pytest.mark.parametrize("op", [torch.ops.tilewright.matmul, torch.ops.tilewright.matmul_with_preact])
+def test_arguments_by_name_and_by_place(op: object) -> None:
+    a, b, residual = torch.randn(3, 4), torch.randn(4, 5), torch.randn(3, 5)
+    for x in (a, a.clone().requires_grad_()):
+        placed = op(x, b, None, residual, "relu", torch.bfloat16)  # type: ignore[operator]
+        named = op(x, b, out_dtype=torch.bfloat16, activation="relu", residual=residual)  # type: ignore[operator]
+        torch.testing.assert_close(placed, named, rtol=0, atol=0)
