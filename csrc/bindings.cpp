@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/features.h"
+#include "cpu/fingerprint.h"
 #include "cpu/threads.h"
 #include "instances.h"
 #include "plan.h"
@@ -114,6 +115,18 @@ int team_size(int threads) {
   return size;
 }
 
+uint64_t digest_py(uintptr_t address, size_t bytes, int threads) {
+  check_probe(threads, 0);
+  const py::gil_scoped_release release;
+  return digest(reinterpret_cast<const void*>(address), bytes, threads);
+}
+
+// Keeps the GIL: it takes less time than letting go of it.
+uint64_t sample_py(uintptr_t address, size_t bytes, size_t count) {
+  if (count < 2) throw std::invalid_argument("count must be 2 or more");
+  return sample(reinterpret_cast<const void*>(address), bytes, count);
+}
+
 void run_plan(const MatmulPlan& plan, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t preact, uintptr_t bias,
               uintptr_t residual) {
   const MatmulPointers pointers = {
@@ -146,6 +159,10 @@ PYBIND11_MODULE(_C, module) {
              "Best bytes per second of threads reading a buffer of this many bytes.");
   module.def("team_size", team_size, "threads"_a,
              "Size of the team that a launch with `threads` threads gets.");
+  module.def("digest", digest_py, "address"_a, "bytes"_a, "threads"_a,
+             "A hash of memory that differs whenever one 8-byte word does.");
+  module.def("sample", sample_py, "address"_a, "bytes"_a, "count"_a,
+             "The same of `count` words spread evenly over the memory.");
 
   py::class_<MatmulPlan>(
       module, "MatmulPlan",

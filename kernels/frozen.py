@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
 from torch import Tensor
+
+_packing = threading.RLock()
+"""Held while any operand is packed: threads that meet a new weight together must not each make a copy of it."""
+
+
+def _renew_lock() -> None:
+    global _packing
+    _packing = threading.RLock()
+
+
+# A thread of the parent may have held the lock when the process was forked, and is not there to let go of it.
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class FrozenOperand:
@@ -17,25 +31,33 @@ class FrozenOperand:
     the promise and drops the object when the weight changes: packed forms are never refreshed.
     """
 
-    __slots__ = ("_lock", "forms", "tensor")
+    __slots__ = ("forms", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
         self.forms: dict[Hashable, Any] = {}
         """Layout -> packed form. Kernels read it directly on their hot path; `pack` alone writes it."""
-        self._lock = threading.Lock()
 
     def pack(self, layout: Hashable, make: Callable[[Tensor], Any]) -> Any:
-        """The form kept under `layout`, made by ``make(tensor)`` if this is the first call for it."""
-        with self._lock:
+        """The form kept under `layout`, made by ``make(tensor)`` if this is the first call for it.
+
+        `layout` names what the form depends on beside the tensor and as little more as possible: a form for each
+        number of rows would soon take more memory than the model. A form stays until the operand goes, so a
+        launch may hand its address to a kernel that runs without the GIL.
+        """
+        with _packing:
             form = self.forms.get(layout)
             if form is None:
-                form = self.forms[layout] = make(self.tensor)
+                # Forms outlive the call: made under inference mode, they could not be used outside of it.
+                with torch.inference_mode(False), torch.no_grad():
+                    form = make(self.tensor)
+                self.forms[layout] = form
             return form
 
     def bytes(self) -> int:
-        """Memory held by packed tensors, beside the weight itself."""
-        return sum(form.nbytes for form in self.forms.values() if isinstance(form, Tensor))
+        """Memory held by packed tensors, beside the weight itself. One form under several names counts once."""
+        forms = {id(form): form for form in list(self.forms.values())}
+        return sum(form.nbytes for form in forms.values() if isinstance(form, Tensor))
 
 
 def unwrapped(launch: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,3 +67,8 @@ def unwrapped(launch: Callable[..., Any]) -> Callable[..., Any]:
         return launch(a, b.tensor, *addends)
 
     return launch_with_tensor
+
+
+def thawed(operand: Any) -> Any:
+    """The tensor of a frozen operand; anything else as it is."""
+    return operand.tensor if isinstance(operand, FrozenOperand) else operand

@@ -8,13 +8,16 @@ with a plain fp32 weight takes 1.25 ms where ``torch.nn.functional.linear`` take
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tilewright.kernels.epilogue import activate
+from tilewright.kernels.frozen import FrozenOperand, unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
+from tilewright.kernels.matmul.onednn import form_of
 from tilewright.kernels.matmul.problem import KERNEL_DTYPES, MatmulProblem
 from tilewright.kernels.precision import cuda_matmul_precision
 
@@ -32,7 +35,8 @@ _ONEDNN_ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class AtenConfig:
-    """`algorithm` names the torch operator; `b_layout` the order that B is first copied into, if any.
+    """`algorithm` names the torch operator; `b_layout` the order that B is first copied into, if any; of a frozen B
+    the copy is kept.
 
     matmul             ``torch.matmul``, then bias, residual and activation as separate operators
     addmm              ``torch.addmm`` with the bias (or else the residual) fused
@@ -64,8 +68,8 @@ class AtenMatmul:
 
     def configs(self, problem: MatmulProblem, device: DeviceSpec) -> Iterable[AtenConfig]:
         every = [AtenConfig(algorithm, "as_is") for algorithm in ALGORITHMS]
-        if problem.dtype in KERNEL_DTYPES and problem.m >= 64:
-            # A copy of B costs K·N; only many rows pay for it.
+        if problem.dtype in KERNEL_DTYPES and (problem.m >= 64 or problem.frozen_b):
+            # A copy of B costs K·N; only many rows pay for it, or many calls.
             every += [AtenConfig("matmul", "row"), AtenConfig("linear", "col"), AtenConfig("onednn", "col")]
         return [config for config in every if self.rejects(config, problem, device) is None]
 
@@ -92,6 +96,19 @@ class AtenMatmul:
         return None
 
     def bind(self, config: AtenConfig, problem: MatmulProblem) -> Launch:
+        if not problem.frozen_b:
+            return self._bind(config, problem)
+        thawed = replace(problem, frozen_b=False)
+        if config.algorithm == "onednn_prepacked":
+            return _given(form_of(problem), self._bind(config, thawed))
+        if config.b_layout == "as_is":
+            return unwrapped(self._bind(config, thawed))
+        strides = (1, problem.k) if config.b_layout == "col" else (problem.n, 1)
+        thawed = replace(thawed, b_strides=(*problem.b_strides[:-2], *strides))
+        return _given(_copy_of(config.b_layout), self._bind(AtenConfig(config.algorithm), thawed))
+
+    def _bind(self, config: AtenConfig, problem: MatmulProblem) -> Launch:
+        """For a B that is a tensor; for ``onednn_prepacked``, oneDNN's form of it."""
         core, fused_bias, fused_residual, fused_activation = _core(config, problem)
         compute = _compute_dtype(problem)
         upcast = compute != problem.dtype
@@ -130,6 +147,33 @@ class AtenMatmul:
 
         return _guarded(launch, problem)
 
+
+def _given(form: Callable[[FrozenOperand], Tensor], launch: Launch) -> Launch:
+    """`launch` on the form that a frozen B keeps for it."""
+
+    def launch_on_form(a: Tensor, b: FrozenOperand, bias: Tensor | None, residual: Tensor | None) -> Any:
+        return launch(a, form(b), bias, residual)
+
+    return launch_on_form
+
+
+def _copy_of(b_layout: str) -> Callable[[FrozenOperand], Tensor]:
+    layout = ("aten", b_layout)
+
+    def copied(b: FrozenOperand) -> Tensor:
+        copy = b.forms.get(layout)
+        if copy is None:
+            copy = b.pack(layout, _copies[b_layout])
+        found: Tensor = copy
+        return found
+
+    return copied
+
+
+_copies: dict[str, Callable[[Tensor], Tensor]] = {
+    "row": lambda b: b.contiguous(),
+    "col": lambda b: b.mT.contiguous().mT,
+}
 
 Core = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
@@ -184,17 +228,13 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
         fuse = fuse and problem.out_dtype == problem.dtype and problem.activation in _ONEDNN_ACTIVATIONS
         attribute, variant = _ONEDNN_ACTIVATIONS[problem.activation if fuse else "none"]
         pointwise = torch.ops.mkldnn._linear_pointwise.default
-        packed: list[Tensor] = []
 
         def onednn(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-            if packed:
-                a, weight = a.as_strided((m, k), a_strides), packed[0]
-            else:
+            if algorithm == "onednn":
                 a, b = matrices(a, b)
                 weight = b.mT
-                if algorithm == "onednn_prepacked":
-                    weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), m)
-                    packed.append(weight)
+            else:
+                a, weight = a if a.dim() == 2 else a.as_strided((m, k), a_strides), b
             out: Tensor = pointwise(a, weight, bias if bias_fits else None, attribute, [], variant)
             return out
 

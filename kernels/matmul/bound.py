@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tilewright.kernels.epilogue import activate
+from tilewright.kernels.frozen import thawed
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.reference import matmul_float64
 
@@ -87,7 +88,7 @@ def oracle(problem: MatmulProblem, inputs: Sequence[Any]) -> Callable[[Sequence[
 
     It returns None for a right result and a sentence that says what is wrong otherwise.
     """
-    a, b, bias, residual = inputs
+    a, b, bias, residual = map(thawed, inputs)
     names = ("y", "pre-activation") if problem.keep_preact else ("y",)
     exact = _Lazy(lambda: _pairs(problem, a, b, bias, residual))
     own = _Lazy(lambda: _torch_ratios(problem, a, b, bias, residual, exact()))

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import ArgumentError
+from tilewright.kernels.frozen import FrozenOperand
 from tilewright.kernels.matmul.problem import MatmulProblem
 
 _LARGEST_OPERAND = 8 << 30  # bytes of storage; a view with huge strides needs it although it has few elements
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+Inputs = tuple[Tensor, Tensor | FrozenOperand, Tensor | None, Tensor | None]
 Layout = tuple[list[int], list[int]]
 """A tensor's (shape, strides)."""
 
@@ -25,7 +26,8 @@ def random_inputs(
     """Fresh (a, b, bias, residual) from which ``MatmulProblem.from_tensors`` builds exactly `problem`.
 
     a, bias and residual are standard normal and b is scaled by ``1/√K``, so that every output is of the order
-    of one and no dtype overflows; integers lie between -4 and 4.
+    of one and no dtype overflows; integers lie between -4 and 4. A frozen b comes as a `FrozenOperand`, with nothing
+    packed.
 
     Raises:
         ArgumentError: an operand's strides span more than 8 GiB, or the problem has several batch dimensions
@@ -50,7 +52,8 @@ def random_inputs(
         ]
         assert filled[0] is not None
         assert filled[1] is not None
-        return filled[0], filled[1], filled[2], filled[3]
+        weight = FrozenOperand(filled[1]) if problem.frozen_b else filled[1]
+        return filled[0], weight, filled[2], filled[3]
     raise ArgumentError(f"matmul: no operands have the geometry of {problem.describe()}")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilewright.kernels.epilogue import activate
+from tilewright.kernels.frozen import unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.problem import MatmulProblem
 
@@ -65,7 +66,7 @@ class ReferenceMatmul:
                 return y
             return y, z.to(out_dtype, copy=True, memory_format=torch.contiguous_format)
 
-        return launch
+        return unwrapped(launch) if problem.frozen_b else launch
 
 
 BACKEND = ReferenceMatmul()

@@ -224,7 +224,7 @@ def test_a_spent_budget_still_tries_every_backend(install: Install) -> None:
 
 
 def entrant(backend: str, config: Config, *samples: float) -> Entrant:
-    return Entrant(backend, config, [], samples=list(samples))
+    return Entrant(backend, config, lambda: None, samples=list(samples))
 
 
 def test_ties_fall_to_a_fixed_order_whatever_came_first() -> None:

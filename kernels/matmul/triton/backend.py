@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tilewright.kernels.frozen import unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.triton import limits
@@ -65,6 +66,8 @@ class TritonMatmul:
         return limits.rejects(config, problem, device)
 
     def bind(self, config: TritonConfig, problem: MatmulProblem) -> Launch:
+        if problem.frozen_b:
+            return unwrapped(self.bind(config, replace(problem, frozen_b=False)))
         out_shape, out_dtype, keep_preact = problem.out_shape, problem.out_dtype, problem.keep_preact
 
         def allocate(a: Tensor) -> tuple[Tensor, Tensor | None]:

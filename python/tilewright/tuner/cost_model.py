@@ -126,7 +126,9 @@ def _cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> floa
         peak, share = device.peak_fp32, _OTHER_SHARES.get(problem.dtype, _INTEGER_SHARE)
     rate = peak * threads / device.units * share
     seconds = max(problem.bytes() / reading, problem.flops() / rate)
-    if layout != "as_is" or (onednn and algorithm != "onednn_prepacked" and problem.b_layout != "col"):
+    kept = problem.frozen_b and layout != "as_is"
+    reordered = onednn and algorithm != "onednn_prepacked" and problem.b_layout != "col"
+    if not kept and (layout != "as_is" or reordered):
         # B is copied into another order: read, written, and read again out of order.
         seconds += 3 * batch * k * n * problem.dtype.itemsize / bandwidth
     elementwise = _elementwise_passes(algorithm, problem)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tilewright.kernels.frozen import FrozenOperand, thawed
 from tilewright.kernels.interface import Launch
 
 Oracle = Callable[[Sequence[Any]], str | None]
@@ -71,17 +72,20 @@ def prove(
     """None if the kernel that `bind` returns is right, else a sentence that says how it is wrong.
 
     Args:
-        bind: binds the kernel; called once for every set of inputs, since it may keep a packed weight.
-        fresh_inputs: returns a set of inputs; a second call returns a different one.
+        bind: binds the kernel; called once for every set of inputs.
+        fresh_inputs: returns a set of inputs; a second call returns a different one. Frozen operands are packed
+            anew, so that no kernel is judged by a form that another one packed.
         oracle: for a set of inputs, the judge of its outputs.
         trusted_allocator: the vendor's code, which allocates inside torch: one run, no poison.
     """
     runs = 1
     while runs:
         runs -= 1
-        inputs = fresh_inputs()
-        judge = oracle(inputs)
-        before = [x.clone() if isinstance(x, Tensor) else None for x in inputs]
+        shared = fresh_inputs()
+        judge = oracle(shared)
+        tensors = [thawed(x) for x in shared]
+        before = [x.clone() if isinstance(x, Tensor) else None for x in tensors]
+        inputs = [FrozenOperand(x.tensor) if isinstance(x, FrozenOperand) else x for x in shared]
         poison = Poison()
         try:
             launch = bind()
@@ -90,12 +94,12 @@ def prove(
             else:
                 with poison:
                     returned = launch(*inputs)
-            if any(isinstance(x, Tensor) and x.is_cuda for x in inputs):
+            if any(isinstance(x, Tensor) and x.is_cuda for x in tensors):
                 torch.cuda.synchronize()
         except Exception as error:
             return f"raised {type(error).__name__}: {str(error)[:300]}"
         outputs = returned if isinstance(returned, tuple) else (returned,)
-        complaint = judge(outputs) or _touched(inputs, before) or _aliased(inputs, outputs)
+        complaint = judge(outputs) or _touched(tensors, before) or _aliased(tensors, _forms(inputs), outputs)
         if complaint is not None:
             return complaint
         seen = all(out.numel() == 0 or poison.poisoned(out) for out in outputs)
@@ -111,8 +115,15 @@ def _touched(inputs: Sequence[Any], before: Sequence[Tensor | None]) -> str | No
     return None
 
 
-def _aliased(inputs: Sequence[Any], outputs: Sequence[Tensor]) -> str | None:
-    addresses = [x.untyped_storage().data_ptr() for x in inputs if isinstance(x, Tensor) and x.numel()]
+def _forms(inputs: Sequence[Any]) -> list[Tensor]:
+    """What was packed of frozen operands, where it lies in memory that torch can tell."""
+    packed = [form for x in inputs if isinstance(x, FrozenOperand) for form in x.forms.values()]
+    return [form for form in packed if isinstance(form, Tensor) and form.layout == torch.strided]
+
+
+def _aliased(inputs: Sequence[Any], forms: Sequence[Tensor], outputs: Sequence[Tensor]) -> str | None:
+    held = [x for x in (*inputs, *forms) if isinstance(x, Tensor) and x.numel()]
+    addresses = [x.untyped_storage().data_ptr() for x in held]
     for out in outputs:
         address = out.untyped_storage().data_ptr()
         if out.numel() and address in addresses:

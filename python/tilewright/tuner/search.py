@@ -17,6 +17,7 @@ import torch
 
 from tilewright.errors import TuningError
 from tilewright.kernels import registry
+from tilewright.kernels.frozen import FrozenOperand
 from tilewright.kernels.interface import BACKEND_NAMES, DeviceSpec
 from tilewright.tuner import cost_model
 from tilewright.tuner.proof import Oracle, prove
@@ -218,13 +219,12 @@ def _entrants(
     """Binds and warms up. What crawls is dropped after one call: it would eat the budget of the rest."""
     entrants: list[Entrant] = []
     best = math.inf
-    # A weight that never changes may be kept packed inside the bound kernel: one kernel per weight then.
-    frozen = bool(getattr(state.problem, "frozen_b", False))
+    frozen = any(isinstance(x, FrozenOperand) for x in sets[0])
     for _, name, config in proved:
         backend = registry.backend(state.operation, name)
         try:
-            bound = [backend.bind(config, state.problem) for _ in range(len(sets) if frozen else 1)]
-            entrant = Entrant(name, config, bound if frozen else bound * len(sets))
+            entrant = Entrant(name, config, backend.bind(config, state.problem))
+            # With every set where weights are packed, which is no part of what is timed.
             clock.seconds(entrant, len(sets) if frozen else 1)
             first = clock.first_call(entrant)
         except Exception as error:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewright.kernels.frozen import FrozenOperand, thawed
 from tilewright.kernels.interface import DeviceSpec, Launch
 from tilewright.tuner.device import core
 
@@ -20,6 +21,9 @@ _SAMPLE_SECONDS = 2e-3
 _MOST_CALLS = 200
 _MOST_SETS = 64
 _MOST_SET_BYTES = 1 << 30
+_MOST_FROZEN_SET_BYTES = 256 << 20
+"""Where every set also holds what each of the kernels packed of its weight."""
+
 STEADY = 0.8
 """A round counts only if the probe beside it ran at this share of its best rate or more."""
 
@@ -28,11 +32,11 @@ _MOST_REPEATS = 12
 
 @dataclass(slots=True)
 class Entrant:
-    """A kernel in the race. `launches` has one bound kernel for each set of inputs."""
+    """A kernel in the race."""
 
     backend: str
     config: Any
-    launches: list[Launch]
+    launch: Launch
     calls: int = 1
     samples: list[float] = field(default_factory=list)
 
@@ -56,7 +60,7 @@ class Clock:
 
     def seconds(self, entrant: Entrant, calls: int) -> float:
         """Seconds per call, over that many calls on successive sets of inputs."""
-        sets, launches, count = self._sets, entrant.launches, len(self._sets)
+        sets, launch, count = self._sets, entrant.launch, len(self._sets)
         turn = self._next
         self._next += calls
         if self._cuda:
@@ -64,13 +68,13 @@ class Clock:
             start, end = make_event(enable_timing=True), make_event(enable_timing=True)
             start.record()
             for i in range(turn, turn + calls):
-                launches[i % count](*sets[i % count])
+                launch(*sets[i % count])
             end.record()
             end.synchronize()
             return max(float(start.elapsed_time(end)) * 1e-3 / calls, 1e-9)
         begin = time.perf_counter_ns()
         for i in range(turn, turn + calls):
-            launches[i % count](*sets[i % count])
+            launch(*sets[i % count])
         return max((time.perf_counter_ns() - begin) * 1e-9 / calls, 1e-9)
 
     def first_call(self, entrant: Entrant) -> float:
@@ -92,14 +96,19 @@ def rotating_sets(inputs: Sequence[Any], device: DeviceSpec) -> list[list[Any]]:
     A layer's operands were pushed out of the caches by the other layers since its last call; timed on one set
     of inputs, a kernel looks 15–25 % faster than it will be.
     """
-    size = sum(x.untyped_storage().nbytes() for x in inputs if isinstance(x, Tensor)) or 1
+    tensors = [x for x in map(thawed, inputs) if isinstance(x, Tensor)]
+    size = sum(x.untyped_storage().nbytes() for x in tensors) or 1
     wanted = -(-2 * device.llc_bytes // size) if device.llc_bytes else 2
-    count = max(2, min(wanted, _MOST_SETS, _MOST_SET_BYTES // size))
+    frozen = any(isinstance(x, FrozenOperand) for x in inputs)
+    most = _MOST_FROZEN_SET_BYTES if frozen else _MOST_SET_BYTES
+    count = max(2, min(wanted, _MOST_SETS, most // size))
     return [list(inputs)] + [[_copy(x) for x in inputs] for _ in range(count - 1)]
 
 
 def _copy(value: Any) -> Any:
     """A tensor of the same strides and alignment over its own memory, which `clone` does not promise."""
+    if isinstance(value, FrozenOperand):
+        return FrozenOperand(_copy(value.tensor))
     if not isinstance(value, Tensor):
         return value
     storage: Any = value.untyped_storage()
