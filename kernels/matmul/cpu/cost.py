@@ -19,14 +19,15 @@ _FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
 
 _BOOST = 1.4  # clocks above the announced one
 _INNER_LOOP = 0.93  # of the multiply-add rate that the micro-kernel keeps
-_GEMV = 0.75
+_GEMV = 0.5  # of it that gemv keeps: its queries come from L2
 _PACK = 0.35  # cycles for an element that is packed
 _FINISH = 0.25  # cycles for an element of C in the epilogue
 _UNFINISHED = 0.12  # cycles for an element of C that waits for the next block of K
 _CORE_BANDWIDTH = 25e9  # B/s that one core draws from memory
 _BANDWIDTH = 0.9  # of the measured one
 _CACHED = 3.0  # times faster than main memory: a shared last-level cache
-_HIDDEN = 0.5  # of the shorter of computing and reading, where the hardware alone fetches ahead
+_HIDDEN = 0.2  # of the shorter of computing and reading, where plain operands are packed or streamed
+_FETCHED = 0.9  # where packed ones are fetched ahead
 _BARRIER = 0.5e-6
 _CALL = 1e-6
 
@@ -99,6 +100,10 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     vectors = min(config.tile_n, columns) / lanes
     widening = vectors if problem.dtype.itemsize == 2 and depth == 1 else 0
     feeding = max(1.0, (strip_rows + 2 * vectors + widening) / (strip_rows * vectors))
+    # Few strips with few rows draw B from L2 faster than it comes; many panels between them push it out of L1.
+    few = min(1.0, 4 / part_strips) if part_strips > 1 else 0.0
+    group_panels = min(max(config.block_n, config.tile_n), columns) / panel
+    feeding += few * ((3 / strip_rows) ** 2 + 0.04 * (group_panels - 1))
     multiplying = rows * columns * k / (rate * _INNER_LOOP) * feeding
 
     block_k = min(config.block_k, k)
@@ -118,8 +123,9 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     strips_again = rows * k * unit * (groups - 1) if rows * block_k * unit > device.l2_bytes / 2 else 0.0
     group_bytes = min(max(config.block_n, config.tile_n), columns) * block_k * stored
     panels_again = columns * k * stored * (part_strips - 1) if group_bytes > device.l2_bytes * 0.6 else 0.0
-    if part_strips > 1 and group_bytes > device.l2_bytes * 0.35:
-        panels_again += 0.25 * columns * k * stored  # the next block pushes this one out
+    panels_again += (
+        0.2 * columns * k * stored * group_bytes / device.l2_bytes
+    )  # the next block pushes at this one
     again = (strips_again + panels_again) / core_cache
     computing = rounds * (_overlapped(multiplying, again, 0.8) + packing + finishing)
 
@@ -127,6 +133,6 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
         2 * n * k * unit if config.pack_b == "shared" and n * k * unit > device.llc_bytes / 2 else 0
     )
     reading = traffic / _bandwidth(device, used, problem.bytes())
-    hidden = 0.9 if config.prefetch else _HIDDEN
+    hidden = _FETCHED if config.prefetch and config.pack_b == "frozen" else _HIDDEN
     barriers = 0.0 if solo or used == 1 else m_blocks * problem.batch_count * _BARRIER
     return _overlapped(reading, computing, hidden) + barriers + _start(device, used)

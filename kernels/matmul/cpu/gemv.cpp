@@ -142,16 +142,18 @@ void dot_group(float* sums, int64_t sums_row, const T* stream, int64_t stream_ro
   }
 }
 
-// Queries in groups of at most 8: the second group finds the stream's rows in cache, a few at a time. Cutting
-// k so that the queries stay in L1 was slower (Zen 4, 8 and 16 queries of 4096): it breaks up the stream.
+// Queries in groups of at most 6: with more, fewer of the stream's rows fit the registers beside them (8
+// queries took 1.5 times as long as 6 on Zen 5). A second group finds the stream's rows in cache, a few at a
+// time. Cutting k so that the queries stay in L1 was slower (Zen 4 and Zen 5): it breaks up the stream.
+constexpr int64_t kGroup = 6;
+
 template <class T>
 void dot(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
          int64_t queries_row, int64_t count, int64_t rows, int64_t k) {
   using Kernel = void (*)(float*, int64_t, const T*, int64_t, const float*, int64_t, int64_t, int64_t);
-  constexpr Kernel kernels[] = {nullptr,         dot_group<T, 1>, dot_group<T, 2>,
-                                dot_group<T, 3>, dot_group<T, 4>, dot_group<T, 5>,
-                                dot_group<T, 6>, dot_group<T, 7>, dot_group<T, 8>};
-  const int64_t group = count <= 8 ? count : (count + 1) / 2;
+  constexpr Kernel kernels[kGroup + 1] = {nullptr,         dot_group<T, 1>, dot_group<T, 2>, dot_group<T, 3>,
+                                          dot_group<T, 4>, dot_group<T, 5>, dot_group<T, 6>};
+  const int64_t group = ceil_div(count, ceil_div(count, kGroup));
   constexpr int64_t kStep = 12;  // a multiple of every dot_rows()
   for (int64_t row = 0; row < rows; row += kStep) {
     for (int64_t q = 0; q < count; q += group) {
