@@ -8,6 +8,7 @@
 #include "cpu/threads.h"
 #include "instances.h"
 #include "plan.h"
+#include "source_hash.h"
 
 namespace py = pybind11;
 
@@ -21,6 +22,7 @@ py::dict build_info() {
   py::dict info;
   info["compiler"] = TILEWRIGHT_COMPILER;
   info["build_type"] = TILEWRIGHT_BUILD_TYPE;
+  info["source_hash"] = kSourceHash;
   info["sanitize"] = static_cast<bool>(TILEWRIGHT_SANITIZE);
   info["openmp"] = built_with_openmp();
   info["cuda"] = false;

@@ -6,7 +6,7 @@ from typing import Any
 __version__: str
 
 def build_info() -> dict[str, Any]:
-    """compiler, build_type, sanitize, openmp, cuda, isa_levels."""
+    """compiler, build_type, source_hash (of C++ sources and flags), sanitize, openmp, cuda, isa_levels."""
 
 def cpu_info() -> dict[str, Any]:
     """model, isa_levels (lowest first, those that both machine and build have), features."""

@@ -13,9 +13,12 @@ import torch
 
 import tilewright.kernels as kernels
 from tilewright.kernels.interface import DeviceSpec
+from tilewright.tuner.device import core
 
-JUDGED = ("tilewright", "source", "torch", "triton", "driver")
+JUDGED = ("tilewright", "source", "binary", "torch", "triton", "driver")
 """A row that differs from the present in one of these is stale: used only if nothing fresher is known."""
+
+NOT_HASHED = frozenset({".md", ".so", ".cpp", ".h", ".cu", ".cuh"})
 
 
 def provenance(operation: str, device: DeviceSpec) -> dict[str, str]:
@@ -23,6 +26,8 @@ def provenance(operation: str, device: DeviceSpec) -> dict[str, str]:
     return {
         "tilewright": version("tilewright"),
         "source": source_hash(operation),
+        # The compiled kernels run on CPUs: building them anew must not turn a GPU's rows stale.
+        "binary": binary_hash() if device.kind == "cpu" else "",
         "torch": str(torch.__version__),
         # Triton makes no kernel for CPUs: installing it must not turn a CPU's rows stale.
         "triton": version("triton") if device.kind == "cuda" else "",
@@ -34,7 +39,7 @@ def provenance(operation: str, device: DeviceSpec) -> dict[str, str]:
 
 def changes(recorded: Mapping[str, str], present: Mapping[str, str]) -> tuple[str, ...]:
     """The judged entries that differ."""
-    return tuple(name for name in JUDGED if recorded.get(name) != present[name])
+    return tuple(name for name in JUDGED if recorded.get(name, "") != present[name])
 
 
 @cache
@@ -50,14 +55,21 @@ def version(package: str) -> str:
 def source_hash(operation: str) -> str:
     """A hash of the operation's kernel folder and of what all kernels share beside it.
 
-    An installed wheel carries no C++ sources; there the package's version stands for them.
+    Without C++ sources: an installed wheel has none, and in a checkout they need not be what was compiled.
+    `binary_hash` stands for them.
     """
     root = Path(kernels.__file__).parent
     files = [path for path in (root / operation).rglob("*") if path.is_file()] + list(root.glob("*.py"))
     digest = hashlib.sha256()
     for path in sorted(files):
-        if "__pycache__" in path.parts or path.suffix in (".md", ".so"):
+        if "__pycache__" in path.parts or path.suffix in NOT_HASHED:
             continue
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def binary_hash() -> str:
+    """The hash of the C++ sources, compiler and flags that the compiled core was built from; empty without it."""
+    module = core()
+    return str(module.build_info().get("source_hash", "")) if module is not None else ""
