@@ -1,6 +1,7 @@
 // y = act(z + bias + residual) on a tile of fp32, then the one rounding. See kernels/epilogue.py.
 //
-// Each step is a pass over the tile, which lies in L1: no step multiplies the number of kernels to compile.
+// The most frequent cases are one pass. In general each step is a pass over the tile, which lies in L1: no
+// step multiplies the number of kernels to compile.
 #pragma once
 
 #include "cpu/activation.h"
@@ -105,9 +106,56 @@ inline void write(const float* z, int64_t ldz, int rows, int64_t cols, void* out
   }
 }
 
+// The common case in one pass: a contiguous fp32 or 16-bit bias or none, relu or no activation.
+template <Activation kActivation, class Bias, class Out>
+void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Bias* bias, Out* out,
+                 int64_t out_row) {
+  for (int64_t col = 0; col < cols; col += kLanes) {
+    const int used = static_cast<int>(cols - col < kLanes ? cols - col : kLanes);
+    const vf shift = bias == nullptr ? zero() : load_upto(bias + col, used);
+    for (int row = 0; row < rows; ++row) {
+      vf v = load(z + row * ldz + col);
+      if (bias != nullptr) v += shift;
+      if constexpr (kActivation == Activation::relu) v = relu(v);
+      store_upto(out + row * out_row + col, v, used);
+    }
+  }
+}
+
+template <class Bias, class Out>
+TW_INLINE void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  const Bias* bias = static_cast<const Bias*>(e.bias);
+  Out* out = static_cast<Out*>(e.out);
+  if (e.activation == Activation::relu) {
+    finish_rows<Activation::relu>(z, ldz, rows, cols, bias, out, e.out_row);
+  } else {
+    finish_rows<Activation::none>(z, ldz, rows, cols, bias, out, e.out_row);
+  }
+}
+
+// Whether the tile was finished: everything is of one dtype and simple.
+inline bool finish_in_one_pass(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  const bool simple = e.activation == Activation::none || e.activation == Activation::relu;
+  if (!simple || e.residual != nullptr || e.preact != nullptr) return false;
+  if (e.bias != nullptr && (e.bias_dtype != e.out_dtype || e.bias_stride != 1)) return false;
+  switch (e.out_dtype) {
+    case Dtype::f32:
+      finish_rows<float, float>(z, ldz, rows, cols, e);
+      return true;
+    case Dtype::bf16:
+      finish_rows<bf16, bf16>(z, ldz, rows, cols, e);
+      return true;
+    case Dtype::f16:
+      finish_rows<f16, f16>(z, ldz, rows, cols, e);
+      return true;
+  }
+  return false;
+}
+
 // Finishes the tile z, which is overwritten. Whole vectors of z are read and written: ldz is a multiple of
 // kLanes and at least cols rounded up to it. Lanes beyond cols may hold anything.
 inline void finish_tile(float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  if (finish_in_one_pass(z, ldz, rows, cols, e)) return;
   if (e.bias != nullptr) add(z, ldz, rows, cols, e.bias, e.bias_dtype, 0, e.bias_stride);
   if (e.residual != nullptr) {
     add(z, ldz, rows, cols, e.residual, e.residual_dtype, e.residual_row, e.residual_col);

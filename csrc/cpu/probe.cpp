@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <vector>
+#include <cstdlib>
+#include <memory>
+#include <new>
 
 #include "cpu/threads.h"
 #include "instances.h"
@@ -80,12 +82,15 @@ double peak_flops(const IsaKernels& isa, bool bf16_units, int threads, double se
 }
 
 double read_bandwidth(const IsaKernels& isa, int threads, size_t bytes, double seconds) {
-  std::vector<float> data;
-  data.resize(bytes / sizeof(float));
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const std::unique_ptr<void, void (*)(void*)> memory(std::aligned_alloc(kHugePage, rounded), std::free);
+  if (memory == nullptr) throw std::bad_alloc();
+  prefer_huge_pages(memory.get(), rounded);
   ReadJob job{};
   job.isa = &isa;
-  job.data = data.data();
-  job.count = data.size();
+  job.data = static_cast<float*>(memory.get());
+  job.count = bytes / sizeof(float);
   job.fill = true;
   parallel(threads, read_body, &job);  // fresh pages are all one zero page until they are written
   job.fill = false;

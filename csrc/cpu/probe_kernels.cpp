@@ -54,9 +54,13 @@ constexpr double (*multiply_bf16)(int64_t) = nullptr;
 
 float read(const float* data, size_t count) {
   constexpr size_t kStreams = 8;
+  constexpr size_t kAhead = 4096 / sizeof(float);  // past the page, where the hardware stops fetching ahead
   vf total[kStreams] = {};
   for (size_t i = 0; i + kStreams * kLanes <= count; i += kStreams * kLanes) {
-    TW_UNROLL for (size_t s = 0; s < kStreams; ++s) total[s] += load(data + i + s * kLanes);
+    TW_UNROLL for (size_t s = 0; s < kStreams; ++s) {
+      if (s * kLanes % 16 == 0) __builtin_prefetch(data + i + s * kLanes + kAhead, 0, 2);
+      total[s] += load(data + i + s * kLanes);
+    }
   }
   TW_UNROLL for (size_t s = 1; s < kStreams; ++s) total[0] += total[s];
   return sum(total[0]);
