@@ -228,11 +228,14 @@ def test_the_stack_is_told_from_other_memory(
         assert bool(found[0]) == on_stack
 
 
-def test_an_address_on_one_of_two_paths_counts(spills: ModuleType, code: ModuleType) -> None:
-    lines = ("mov    rax,rdi", "je     c <f()+0xc>", "mov    rax,rsp", FMA, "vmovaps ymm3,YMMWORD PTR [rax]")
-    assert stack_accesses(spills, code, *lines, "jne    c <f()+0xc>", "ret") == [
-        "vmovaps ymm3,YMMWORD PTR [rax]"
-    ]
+@pytest.mark.parametrize(("first", "second"), [("rdi", "rsp"), ("rsp", "rdi")])
+def test_an_address_on_one_of_two_paths_counts(
+    spills: ModuleType, code: ModuleType, first: str, second: str
+) -> None:
+    access = "vmovaps ymm3,YMMWORD PTR [rax]"
+    paths = (f"mov    rax,{first}", "je     c <f()+0xc>", f"mov    rax,{second}")
+    loop = (FMA, access, "jne    c <f()+0xc>", "ret")
+    assert stack_accesses(spills, code, *paths, *loop) == [access]
 
 
 def test_only_innermost_loops_count(spills: ModuleType, code: ModuleType) -> None:
