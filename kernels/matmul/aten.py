@@ -117,10 +117,11 @@ class AtenMatmul:
         activation = "none" if fused_activation else problem.activation
         out_dtype, out_shape, keep = problem.out_dtype, problem.out_shape, problem.keep_preact
         one_column = problem.n == 1
-        plain = not (upcast or add_bias or add_residual or keep) and activation == "none"
-        if plain and out_dtype == problem.dtype and out_shape == (problem.m, problem.n):
-            # torch's products of matrices are contiguous: nothing is left to do after them.
-            return _guarded(core, problem)
+        core_does_all = not (upcast or add_bias or add_residual or keep)  # but the activation
+        plain = core_does_all and activation == "none"
+        if core_does_all and out_dtype == problem.dtype and out_shape == (problem.m, problem.n):
+            # torch's products of matrices are new and contiguous.
+            return _guarded(_activated(core, activation), problem)
 
         def launch(
             a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
@@ -197,14 +198,20 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
     if algorithm == "addmm":
         addend = _addend(problem)
         r_strides = (problem.residual_strides or (0, 0))[-2:]
+        addmm = torch.addmm
 
-        def addmm(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        def addmm_bias(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+            if a.dim() != 2 or b.dim() != 2:
+                a, b = matrices(a, b)
+            return addmm(bias, a, b)  # type: ignore[arg-type]
+
+        def addmm_residual(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
             a, b = matrices(a, b)
-            if addend == "bias":
-                return torch.addmm(bias, a, b)  # type: ignore[arg-type]
-            return torch.addmm(residual.as_strided((m, n), r_strides), a, b)  # type: ignore[union-attr]
+            return addmm(residual.as_strided((m, n), r_strides), a, b)  # type: ignore[union-attr]
 
-        return addmm, addend == "bias", addend == "residual", False
+        if addend == "bias":
+            return addmm_bias, True, False, False
+        return addmm_residual, False, True, False
 
     if algorithm == "addmm_activation":
         use_gelu = problem.activation == "gelu_tanh"
@@ -247,6 +254,16 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
         return torch.matmul(a, b.contiguous())
 
     return matmul_row_major if config.b_layout == "row" else matmul, False, False, False
+
+
+def _activated(core: Core, activation: str) -> Core:
+    """`core` and then the activation. Relu overwrites the product, which nobody else has seen."""
+    if activation == "none":
+        return core
+    if activation == "relu":
+        relu_ = torch.relu_
+        return lambda a, b, bias, residual: relu_(core(a, b, bias, residual))
+    return lambda a, b, bias, residual: activate(core(a, b, bias, residual), activation)
 
 
 def _compute_dtype(problem: MatmulProblem) -> torch.dtype:

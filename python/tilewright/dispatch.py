@@ -1,14 +1,13 @@
 """From a call to a bound kernel: one dictionary look-up on the hot path, a choice on a miss.
 
 An operation asks `lookup(key)` with its call key, a plain tuple of everything that a choice may depend on. On a
-miss it builds its problem and asks `resolve`, which selects (`tuner.select`), binds and remembers.
+miss it asks `resolve`, which builds the problem, selects (`tuner.select`), binds and remembers.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -22,20 +21,11 @@ _CAPACITY = 4096
 """Bound kernels remembered per generation; a model rarely has more than a few hundred problems."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """A problem, what was chosen for it, and the bound kernel."""
-
-    problem: Any
-    choice: tuner.Choice
-    launch: Launch
-
-
 class _Memory:
-    """A bounded least-recently-used map in two generations, so that a hit in the young one takes no lock.
+    """A bounded least-recently-used map in two generations, so that a hit in the young one is one dict look-up.
 
     When the young generation is full it becomes the old one; what is still used is carried over on its next
-    hit, and the rest goes with the generation after.
+    use, and the rest goes with the generation after.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -43,6 +33,7 @@ class _Memory:
         self._lock = threading.Lock()
         self._young: dict[Hashable, Launch] = {}
         self._old: dict[Hashable, Launch] = {}
+        self.get_young = self._young.get
 
     def get(self, key: Hashable) -> Launch | None:
         launch = self._young.get(key)
@@ -55,12 +46,15 @@ class _Memory:
     def put(self, key: Hashable, launch: Launch) -> None:
         with self._lock:
             if len(self._young) >= self._capacity:
-                self._old, self._young = self._young, {}
+                # In place, as `get_young` is bound to this dict.
+                self._old = self._young.copy()
+                self._young.clear()
             self._young[key] = launch
 
     def clear(self) -> None:
         with self._lock:
-            self._young, self._old = {}, {}
+            self._young.clear()
+            self._old = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -68,8 +62,8 @@ class _Memory:
 
 _memory = _Memory(_CAPACITY)
 
-lookup = _memory.get
-"""The bound kernel remembered under a call key, or None."""
+lookup = _memory.get_young
+"""The bound kernel remembered under a call key, or None: then ask `resolve`."""
 
 
 def forget() -> None:
@@ -103,10 +97,13 @@ def choose(operation: str, problem: Any, options: settings.Options) -> tuner.Cho
     )
 
 
-def resolve(operation: str, key: Hashable, problem: Any, options: settings.Options) -> Launch:
-    """Selects and binds a kernel for the problem and remembers it under `key`."""
-    tuner.recorder.record(operation, problem)
-    choice = choose(operation, problem, options)
-    launch = registry.backend(operation, choice.backend).bind(choice.config, problem)
-    _memory.put(key, launch)
+def resolve(operation: str, key: Hashable, make_problem: Callable[[], Any]) -> Launch:
+    """The bound kernel for a key that `lookup` did not find: recalled, or else selected and bound for its problem."""
+    launch = _memory.get(key)
+    if launch is None:
+        problem = make_problem()
+        tuner.recorder.record(operation, problem)
+        choice = choose(operation, problem, settings.current())
+        launch = registry.backend(operation, choice.backend).bind(choice.config, problem)
+        _memory.put(key, launch)
     return launch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tilewright.kernels.epilogue import NEEDS_PREACT
-from tilewright.ops.library import Operation, gradients_wanted, transforms_active
+from tilewright.ops.library import Operation, any_requires_grad, is_grad_enabled, transforms_active
 
 
 class MatmulArguments(NamedTuple):
@@ -44,7 +44,7 @@ def call(
     if transforms_active():
         y: Tensor = MATMUL.decompose(MatmulArguments(a, b, bias, residual, activation, out_dtype))
         return y
-    gradients = gradients_wanted(a, b, bias, residual)
+    gradients = is_grad_enabled() and any_requires_grad(a, b, bias, residual)
     args: tuple[object, ...]
     if out_dtype is not None:
         args = (a, b, bias, residual, activation, out_dtype)
