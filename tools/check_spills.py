@@ -148,6 +148,11 @@ class Finding:
         return sum(one.vectors and one.stores for one in self.loop.instructions)
 
     @property
+    def pointers(self) -> int:
+        """Accesses to the stack by general registers: no fault, but each takes the place of a load."""
+        return sum(not one.vectors for one in self.loop.stack)
+
+    @property
     def spills(self) -> list[Instruction]:
         return [one for one in self.loop.stack if one.vectors]
 
@@ -181,14 +186,24 @@ def faults(pattern: Pattern, name: str, findings: list[Finding], constants: bool
 
 
 def table(findings: list[Finding]) -> str:
-    head = ("function", "tile", "loop", "multiply-adds", "accumulators", "loads", "stores", "on the stack")
+    head = (
+        "function",
+        "tile",
+        "loop",
+        "multiply-adds",
+        "accumulators",
+        "loads",
+        "stores",
+        "pointers on the stack",
+        "on the stack",
+    )
     rows = [
         (
             short(finding.function),
             "x".join(map(str, finding.tile)) or "-",
             f"{finding.loop.instructions[0].address:#x}",
             *map(str, (finding.multiply_adds, finding.accumulators, finding.loads, finding.stores)),
-            str(len(finding.spills)),
+            *map(str, (finding.pointers, len(finding.spills))),
         )
         for finding in findings
     ]

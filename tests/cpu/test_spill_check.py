@@ -99,7 +99,7 @@ def test_sums_in_registers_pass(compiled: Compile, check: Check, vector: str) ->
     assert cells["tile"] == "4x2"
     assert cells["multiply-adds"] == cells["accumulators"] == "8"
     assert int(cells["loads"]) >= 2  # b; of a, each number or all at once
-    assert cells["stores"] == cells["on the stack"] == "0"
+    assert cells["stores"] == cells["pointers on the stack"] == cells["on the stack"] == "0"
 
 
 @needs_compiler
@@ -255,6 +255,9 @@ def test_only_innermost_loops_count(spills: ModuleType, code: ModuleType) -> Non
 def test_general_registers_may_be_on_the_stack(spills: ModuleType, code: ModuleType) -> None:
     lines = (FMA, "mov    rax,QWORD PTR [rsp+0x8]", "prefetcht1 BYTE PTR [rsp]", "jne    0 <f()>", "ret")
     assert stack_accesses(spills, code, *lines) == [""]
+    (function,) = code.parse(listing(*lines), lambda name: True)
+    (finding,) = spills.inspect(function, spills.Pattern.parse("f"))
+    assert finding.pointers == 1
 
 
 def test_constants_on_the_stack_can_be_allowed(spills: ModuleType, code: ModuleType) -> None:
