@@ -1,7 +1,7 @@
 // Register tiles: the innermost loop of every matrix product on CPUs.
 //
-// Operands come packed. A is cut into strips of up to kMaxRows rows, B into panels of kPanel columns; within
-// each, all rows (or columns) of one step of k lie side by side, so that both are read front to back.
+// B comes packed in panels of kPanel columns, in which all columns of one step of k lie side by side, so that
+// it is read front to back. A is read row by row, up to kMaxRows rows at a time, where it lies or as a copy.
 #pragma once
 
 #include "cpu/simd.h"
@@ -23,7 +23,7 @@ constexpr int kMaxRows = 6;
 constexpr int kMaxRowsWide = 0;  // there is no such tile
 #endif
 
-// One step of a product in fp32: a strip of A in fp32, a panel of B stored as B and widened when loaded.
+// One step of a product in fp32: rows of A in fp32, a panel of B stored as B and widened when loaded.
 template <class B>
 struct WidenedStep {
   using AUnit = float;
@@ -33,8 +33,10 @@ struct WidenedStep {
   TW_INLINE static vf load_b(const B* p) {
     return load(p);
   }
-  TW_INLINE static vf broadcast_a(const float* p) {
-    return broadcast(*p);
+  TW_INLINE static vf broadcast_a(const char* p) {
+    float value;
+    __builtin_memcpy(&value, p, sizeof value);
+    return broadcast(value);
   }
   TW_INLINE static vf multiply_add(vf a, vf b, vf sum) {
     return fma(a, b, sum);
@@ -52,8 +54,10 @@ struct Bf16PairStep {
   TW_INLINE static vf load_b(const uint32_t* p) {
     return load(reinterpret_cast<const float*>(p));
   }
-  TW_INLINE static vf broadcast_a(const uint32_t* p) {
-    return (vf)_mm512_set1_epi32(static_cast<int>(*p));
+  TW_INLINE static vf broadcast_a(const char* p) {
+    int pair;
+    __builtin_memcpy(&pair, p, sizeof pair);  // two bf16 values need not be aligned as one word
+    return (vf)_mm512_set1_epi32(pair);
   }
   // Written as assembly because the intrinsic would need the whole object to be compiled for AVX512-BF16.
   TW_INLINE static vf multiply_add(vf a, vf b, vf sum) {
@@ -63,10 +67,11 @@ struct Bf16PairStep {
 };
 #endif
 
-// What a tile is given. Strides and steps are in units of the packed operand, prefetching in bytes.
+// What a tile is given. Strides of B are in units of the packed operand, those of A and prefetching in bytes.
 struct TileArguments {
   int64_t steps;          // of k
-  const void* a;          // [steps][rows]
+  const void* a;          // [rows][steps]
+  int64_t a_row;          // from a row of a to the next
   const void* b;          // per panel [steps][kPanel]
   int64_t panel_stride;   // from a panel of b to the next
   float* c;               // [rows][vectors·kLanes]
@@ -75,7 +80,7 @@ struct TileArguments {
   int64_t prefetch_step;  // from step to step; 0: nothing new
 };
 
-// C[kRows][kVectors·kLanes] (+)= sum over k of a[k][kRows] · b[k][kVectors·kLanes]
+// C[kRows][kVectors·kLanes] (+)= sum over k of a[kRows][k] · b[k][kVectors·kLanes]
 //
 //            b: one row per step, kVectors registers
 //   a: one   +--------+--------+
@@ -88,8 +93,8 @@ struct TileArguments {
 // themselves: small tiles keep several sums of interleaved steps, added at the end.
 template <class Step, int kRows, int kVectors>
 void multiply_tile(const TileArguments& t) {
-  using AUnit = typename Step::AUnit;
   using BUnit = typename Step::BUnit;
+  constexpr int64_t kAUnit = sizeof(typename Step::AUnit);
   constexpr int kTile = kRows * kVectors;
   constexpr int kChains = kTile >= 8 ? 1 : (kTile >= 4 ? 2 : 4);
   constexpr int kUnroll = kChains > 2 ? kChains : 2;
@@ -99,7 +104,12 @@ void multiply_tile(const TileArguments& t) {
       TW_UNROLL for (int j = 0; j < kVectors; ++j) acc[chain][i][j] = zero();
     }
   }
-  const AUnit* a = static_cast<const AUnit*>(t.a);
+  // A pointer for every three rows: the other two are one and two strides further, which an address can say.
+  // Hidden from the optimiser below, which would make a pointer of every row and keep most of them in memory.
+  constexpr int kPointers = (kRows + 2) / 3;
+  const char* a[kPointers];
+  const int64_t a_row = t.a_row;
+  TW_UNROLL for (int p = 0; p < kPointers; ++p) a[p] = static_cast<const char*>(t.a) + 3 * p * a_row;
   const BUnit* b = static_cast<const BUnit*>(t.b);
   [[maybe_unused]] const BUnit* second = b + t.panel_stride;
   uintptr_t prefetch = t.prefetch;
@@ -110,7 +120,7 @@ void multiply_tile(const TileArguments& t) {
       row[j] = Step::load_b(panel + u * kPanel + j % kPanelVectors * kLanes);
     }
     TW_UNROLL for (int i = 0; i < kRows; ++i) {
-      const vf scalar = Step::broadcast_a(a + u * kRows + i);
+      const vf scalar = Step::broadcast_a(a[i / 3] + i % 3 * a_row + u * kAUnit);
       TW_UNROLL for (int j = 0; j < kVectors; ++j) {
         acc[chain][i][j] = Step::multiply_add(scalar, row[j], acc[chain][i][j]);
       }
@@ -124,13 +134,16 @@ void multiply_tile(const TileArguments& t) {
       prefetch += static_cast<uintptr_t>(t.prefetch_step);
       step(u, u % kChains);
     }
-    a += kUnroll * kRows;
+    TW_UNROLL for (int p = 0; p < kPointers; ++p) {
+      a[p] += kUnroll * kAUnit;
+      asm("" : "+r"(a[p]));
+    }
     b += kUnroll * kPanel;
     if constexpr (kVectors > kPanelVectors) second += kUnroll * kPanel;
   }
   for (; steps > 0; --steps) {
     step(0, 0);
-    a += kRows;
+    TW_UNROLL for (int p = 0; p < kPointers; ++p) a[p] += kAUnit;
     b += kPanel;
     if constexpr (kVectors > kPanelVectors) second += kPanel;
   }

@@ -1,4 +1,4 @@
-// Copies a strip of a matrix into the order in which the micro-kernel reads it.
+// Copies parts of matrices into the order in which the micro-kernel reads them: panels of B, rows of A.
 #pragma once
 
 #include "cpu/ranges.h"
@@ -14,13 +14,6 @@ template <class To, class From>
 void pack_panel(To* panel, const From* source, int64_t step, int64_t k_step, int width, int valid,
                 int64_t k) {
   if (step == 1 || valid == 1) {
-    if (width == 1 && k_step == 1) {  // one contiguous row: a plain copy
-      int64_t kk = 0;
-      for (; kk + kLanes <= k; kk += kLanes) store(panel + kk, load(source + kk));
-      if (kk < k)
-        store_part(panel + kk, load_part(source + kk, static_cast<int>(k - kk)), static_cast<int>(k - kk));
-      return;
-    }
     for (int64_t kk = 0; kk < k; ++kk) {
       for (int i = 0; i < width; i += kLanes) {
         const From* from = source + kk * k_step + i;
@@ -59,6 +52,37 @@ void pack_panel(To* panel, const From* source, int64_t step, int64_t k_step, int
   }
 }
 
+// to[i·to_row + kk] = source[i·step + kk·k_step] for i < rows and kk < k, converted from From to fp32.
+template <class From>
+void pack_rows(float* to, int64_t to_row, const From* source, int64_t step, int64_t k_step, int64_t rows,
+               int64_t k) {
+  if (k_step != 1 && step == 1) {
+    for (int64_t i = 0; i < rows; i += kLanes) {
+      const int valid = static_cast<int>(min(kLanes, rows - i));
+      for (int64_t kk = 0; kk < k; kk += kLanes) {
+        const int columns = static_cast<int>(min(kLanes, k - kk));
+        vf lines[kLanes];
+        TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          lines[lane] = lane < columns ? load_upto(source + (kk + lane) * k_step + i, valid) : zero();
+        }
+        transpose(lines);
+        TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          if (lane < valid) store_upto(to + (i + lane) * to_row + kk, lines[lane], columns);
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t kk = 0; kk < k; kk += kLanes) {
+      const int columns = static_cast<int>(min(kLanes, k - kk));
+      const From* from = source + i * step + kk * k_step;
+      store_upto(to + i * to_row + kk,
+                 k_step == 1 ? load_upto(from, columns) : load_strided(from, k_step, columns), columns);
+    }
+  }
+}
+
 #if defined(__AVX512F__)
 
 // `count` pairs of bf16 values that lie side by side; beyond 2·count - odd values, zero.
@@ -66,6 +90,11 @@ TW_INLINE vf load_pairs(const bf16* p, int64_t values) {
   if (values >= 2 * kLanes) return load(reinterpret_cast<const float*>(p));
   const uint32_t mask = values <= 0 ? 0u : (1u << values) - 1u;
   return (vf)_mm512_maskz_loadu_epi16(mask, p);
+}
+
+// Up to kLanes values that lie `step` apart.
+TW_INLINE vf load_along(const bf16* p, int64_t step, int count) {
+  return step == 1 ? load_upto(p, count) : load_strided(p, step, count);
 }
 
 // The two rows of values as the halves of 32 bits, `low` in the lower one.
@@ -80,13 +109,6 @@ inline void pack_panel(uint32_t* panel, const bf16* source, int64_t step, int64_
   const int64_t pairs = ceil_div(k, 2);
   float* out = reinterpret_cast<float*>(panel);
   if (k_step == 1) {
-    if (width == 1) {
-      for (int64_t kk = 0; kk < pairs; kk += kLanes) {
-        store_upto(out + kk, load_pairs(source + 2 * kk, k - 2 * kk),
-                   static_cast<int>(min(kLanes, pairs - kk)));
-      }
-      return;
-    }
     for (int i = 0; i < width; i += kLanes) {
       for (int64_t kk = 0; kk < pairs; kk += kLanes) {
         const int columns = static_cast<int>(min(kLanes, pairs - kk));
@@ -110,14 +132,48 @@ inline void pack_panel(uint32_t* panel, const bf16* source, int64_t step, int64_
     for (int i = 0; i < width; i += kLanes) {
       const bf16* from = row + i * step;
       vf low = zero(), high = zero();
-      if (i < valid && step == 1) {
-        low = load_upto(from, valid - i);
-        if (whole) high = load_upto(from + k_step, valid - i);
-      } else if (i < valid) {
-        low = load_strided(from, step, valid - i);
-        if (whole) high = load_strided(from + k_step, step, valid - i);
+      if (i < valid) {
+        low = load_along(from, step, valid - i);
+        if (whole) high = load_along(from + k_step, step, valid - i);
       }
       store_upto(out + kk * width + i, pair(low, high), width - i);
+    }
+  }
+}
+
+// Pairs along k for Bf16PairStep: to[i·to_row + kk] holds source[i·step + 2·kk·k_step] and the value after
+// it, which is zero where k is odd and ends.
+inline void pack_rows(uint32_t* to, int64_t to_row, const bf16* source, int64_t step, int64_t k_step,
+                      int64_t rows, int64_t k) {
+  const int64_t pairs = ceil_div(k, 2);
+  float* out = reinterpret_cast<float*>(to);
+  if (k_step == 1) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t kk = 0; kk < pairs; kk += kLanes) {
+        store_upto(out + i * to_row + kk, load_pairs(source + i * step + 2 * kk, k - 2 * kk),
+                   static_cast<int>(min(kLanes, pairs - kk)));
+      }
+    }
+    return;
+  }
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    const int valid = static_cast<int>(min(kLanes, rows - i));
+    for (int64_t kk = 0; kk < pairs; kk += kLanes) {
+      const int columns = static_cast<int>(min(kLanes, pairs - kk));
+      vf lines[kLanes];
+      TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+        const bf16* low = source + i * step + 2 * (kk + lane) * k_step;
+        lines[lane] = zero();
+        if (lane < columns) {
+          const bool whole = 2 * (kk + lane) + 1 < k;
+          lines[lane] =
+              pair(load_along(low, step, valid), whole ? load_along(low + k_step, step, valid) : zero());
+        }
+      }
+      transpose(lines);
+      TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+        if (lane < valid) store_upto(out + (i + lane) * to_row + kk, lines[lane], columns);
+      }
     }
   }
 }

@@ -205,12 +205,12 @@ def workspace_bytes(config: CpuConfig, problem: MatmulProblem) -> int:
     columns = _round_up(block_n, panel) + panel
     # Every unit of packed A, and at most every one of B, is an fp32 value or a bf16 pair.
     solo = problem.batch_count > 1 and config.parts_m * config.parts_n == 1
-    a_strips = rows * (k + 1)
+    a_copy = rows * (k + 32)  # whole lines, an odd number of them
     shared_b = _round_up(n, panel) * (k + 1) if config.pack_b == "shared" else 0
     private_b = columns * (block_k + 1) if config.pack_b == "private" else 0
     sums = rows * columns if block_k < k else 0
-    own = private_b + sums + config.tile_m * config.tile_n + (a_strips if solo else 0) + 512
-    return 4 * (threads * own + shared_b + (0 if solo else a_strips) + 512)
+    own = private_b + sums + config.tile_m * config.tile_n + (a_copy if solo else 0) + 512
+    return 4 * (threads * own + shared_b + (0 if solo else a_copy) + 512)
 
 
 def _round_up(size: int, step: int) -> int:

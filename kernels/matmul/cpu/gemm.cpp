@@ -1,11 +1,11 @@
 // Blocked, packed, register-tiled matrix product. The walk is drawn in ../README.md.
 //
-// All threads together pack block_m rows of A into strips. Then each computes its own part of C, one of
-// parts_m × parts_n: for every group of block_n columns and every block_k of K it takes the panels of B
-// (packed by itself, by all threads at the start of the call, or long before, for a frozen weight), which
-// then stay in L2, and runs the micro-kernel over its strips and those panels. After the last block_k the
-// epilogue finishes the tile while it is in L1. Each element of C is summed in an order that block_k and the
-// tile decide, not the threads.
+// All threads together copy block_m rows of A, unless they can be read where they lie. Then each computes its
+// own part of C, one of parts_m × parts_n: for every group of block_n columns and every block_k of K it takes
+// the panels of B (packed by itself, by all threads at the start of the call, or long before, for a frozen
+// weight), which then stay in L2, and runs the micro-kernel over its strips of rows and those panels. After
+// the last block_k the epilogue finishes the tile while it is in L1. Each element of C is summed in an order
+// that block_k and the tile decide, not the threads.
 //
 // Many small matrices are shared out whole: each thread then works alone, as a team of one.
 #include "cpu/microkernel.h"
@@ -40,6 +40,7 @@ constexpr int64_t kApart = 4 * kLine;
 template <class Math>
 struct Layout {
   using Step = typename Math::Step;
+  using Element = typename Math::Element;
   static constexpr int64_t kAUnit = sizeof(typename Step::AUnit);
   static constexpr int64_t kBUnit = sizeof(typename Step::BUnit);
 
@@ -47,6 +48,8 @@ struct Layout {
   int64_t block_m, m_blocks, group_panels, panels;
   int64_t panel_stride;  // units, where B is packed as a whole
   int64_t part_rows, part_panels;
+  bool copies_a;
+  int64_t a_row;  // bytes
   int64_t a_bytes, shared_b_bytes, private_b_bytes, sums_bytes;
   bool solo;  // threads share out the batch and each works alone
 
@@ -64,7 +67,14 @@ struct Layout {
     part_panels = ceil_div(panels, g.parts_n);
     group_panels = min(group_panels, part_panels);
 
-    a_bytes = round_up(block_m * steps * kAUnit, kLine) + kApart;
+    // A is read where it lies if its elements are what the kernel multiplies, and a strip's rows do not all
+    // fall into the same few sets of L1, as they do where they are a multiple of 2 KB apart.
+    const bool same = g.a_k == 1 && g.k % Step::kDepth == 0 && sizeof(Element) * Step::kDepth == kAUnit;
+    a_row = g.a_m * static_cast<int64_t>(sizeof(Element));
+    copies_a = !same || (a_row % 2048 == 0 && block_m > 4);
+    // An odd number of lines: rows of the copy begin in different sets.
+    if (copies_a) a_row = (ceil_div(steps * kAUnit, kLine) | 1) * kLine;
+    a_bytes = copies_a ? block_m * a_row + kApart : 0;
     const int64_t panel_bytes = kPanel * kBUnit;
     shared_b_bytes = g.pack_b == PackB::shared ? panels * steps * panel_bytes + kApart : 0;
     private_b_bytes = g.pack_b == PackB::private_ ? group_panels * block_steps * panel_bytes + kApart : 0;
@@ -87,7 +97,7 @@ struct Layout {
   }
 };
 
-// A strip of A: rows and where it lies in the packed block.
+// Rows of A that one tile takes.
 struct Strip {
   int64_t row;
   int rows;
@@ -108,7 +118,7 @@ struct Worker {
 
   const MatmulGeometry& g;
   const Layout<Math>& layout;
-  AUnit* a_block;
+  char* a_copy;     // null: A is read where it lies
   BUnit* b_packed;  // the whole of B in panels, or this thread's block of it
   float* sums;
 
@@ -117,22 +127,29 @@ struct Worker {
   const T* held = nullptr;
   int64_t held_panels = 0;
 
-  // Packs a thread's share of the strips of block_m rows from row0, whole K.
-  //
-  // [block of K][strip][step][row]: a block of K is contiguous, and so is a strip within it.
-  void pack_a(const T* a, int64_t row0, int64_t rows, int thread, int team) {
-    const int64_t strips = ceil_div(rows, g.tile_m);
+  const char* a_block = nullptr;  // the rows at hand, layout.a_row bytes apart
+
+  // Makes the rows row0 … of A readable for the kernel: all threads copy a share of them, or nobody does.
+  void read_a(const T* a, int64_t row0, int64_t rows, int thread, int team) {
     const T* from = a + row0 * g.a_m;
-    // Shared out along K as well, since there may be fewer strips than threads.
-    const int64_t jobs = strips * layout.k_blocks;
-    for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
-      const int64_t step0 = job / strips * layout.block_steps;
-      const int64_t count = min(layout.block_steps, layout.steps - step0);
-      const Strip strip = strip_at(rows, strips, job % strips);
-      pack_panel(a_block + step0 * rows + strip.row * count,
-                 from + strip.row * g.a_m + step0 * Step::kDepth * g.a_k, g.a_m, g.a_k, strip.rows,
-                 strip.rows, min(count * Step::kDepth, g.k - step0 * Step::kDepth));
+    if (!layout.copies_a) {
+      a_block = reinterpret_cast<const char*>(from);
+      return;
     }
+    // Shared out along K as well, since there may be fewer rows than threads.
+    constexpr int64_t kChunk = 512;  // steps
+    const int64_t chunks = max(1, ceil_div(layout.steps, kChunk));
+    const int64_t bands = ceil_div(rows, kLanes);
+    const int64_t jobs = bands * chunks;
+    for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
+      const int64_t row = job / chunks * kLanes;
+      const int64_t step0 = job % chunks * kChunk;
+      const int64_t k = min(kChunk * Step::kDepth, g.k - step0 * Step::kDepth);
+      pack_rows(reinterpret_cast<AUnit*>(a_copy + row * layout.a_row) + step0,
+                layout.a_row / Layout<Math>::kAUnit, from + row * g.a_m + step0 * Step::kDepth * g.a_k, g.a_m,
+                g.a_k, min(kLanes, rows - row), k);
+    }
+    a_block = a_copy;
   }
 
   // `count` steps from step0 of one panel.
@@ -183,6 +200,7 @@ struct Worker {
     const bool final = kb == layout.k_blocks - 1;
     TileArguments tile{};
     tile.steps = count;
+    tile.a_row = layout.a_row;
     tile.accumulate = kb > 0;
     const BUnit* b = b_packed;
     uintptr_t next = 0;  // of B after this block; 0: it is not there to be fetched
@@ -201,7 +219,7 @@ struct Worker {
     const Strip strip_first = strip_at(rows, strips, strip0);
     for (int64_t s = strip0; s < strip1; ++s) {
       const Strip strip = strip_at(rows, strips, s);
-      tile.a = a_block + step0 * rows + strip.row * count;
+      tile.a = a_block + strip.row * layout.a_row + step0 * Layout<Math>::kAUnit;
       for (int64_t panel = first; panel < last; panel += wide) {
         const int64_t col = panel * kPanel;
         const int64_t cols = min(min(wide, last - panel) * kPanel, g.n - col);
@@ -259,7 +277,6 @@ struct Run {
 
 template <class Math>
 void work(void* context, int thread, int team) {
-  using AUnit = typename Math::Step::AUnit;
   using BUnit = typename Math::Step::BUnit;
   const Run& run = *static_cast<const Run*>(context);
   const MatmulGeometry& g = *run.geometry;
@@ -275,7 +292,7 @@ void work(void* context, int thread, int team) {
   BUnit* b_packed = reinterpret_cast<BUnit*>(own_b);
   if (g.pack_b == PackB::shared) b_packed = reinterpret_cast<BUnit*>(shared_b);
   if (g.pack_b == PackB::frozen) b_packed = static_cast<BUnit*>(const_cast<void*>(run.pointers->b));
-  Worker<Math> worker{g, layout, reinterpret_cast<AUnit*>(layout.solo ? own_a : shared_a), b_packed,
+  Worker<Math> worker{g, layout, layout.solo ? own_a : shared_a, b_packed,
                       reinterpret_cast<float*>(own_sums)};
 
   // A lone thread is a team of one, with its share of the batch.
@@ -288,12 +305,12 @@ void work(void* context, int thread, int team) {
     for (int64_t mb = 0; mb < layout.m_blocks; ++mb) {
       const int64_t row0 = mb * layout.block_m;
       const int64_t rows = min(layout.block_m, g.m - row0);
-      if (index > begin || mb > 0) barrier(mates);  // the strips are still being read
+      if (layout.copies_a && (index > begin || mb > 0)) barrier(mates);  // the copy is still being read
       if (g.pack_b == PackB::shared && mb == 0) {
         Worker<Math>::pack_b(b_packed, static_cast<const T*>(entry.b), g, layout, mate, mates);
       }
-      worker.pack_a(static_cast<const T*>(entry.a), row0, rows, mate, mates);
-      barrier(mates);
+      worker.read_a(static_cast<const T*>(entry.a), row0, rows, mate, mates);
+      if (layout.copies_a || (g.pack_b == PackB::shared && mb == 0)) barrier(mates);
       for (int64_t part = mate; part < parts; part += mates) {
         worker.multiply_part(entry, row0, rows, part % g.parts_m, part / g.parts_m);
       }
