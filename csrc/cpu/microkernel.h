@@ -97,7 +97,11 @@ void multiply_tile(const TileArguments& t) {
   constexpr int64_t kAUnit = sizeof(typename Step::AUnit);
   constexpr int kTile = kRows * kVectors;
   constexpr int kChains = kTile >= 8 ? 1 : (kTile >= 4 ? 2 : 4);
+#if defined(__AVX2__) || defined(__aarch64__)
   constexpr int kUnroll = kChains > 2 ? kChains : 2;
+#else
+  constexpr int kUnroll = kChains;  // products need registers of their own: a second step would push sums out
+#endif
   vf acc[kChains][kRows][kVectors];
   TW_UNROLL for (int chain = 0; chain < kChains; ++chain) {
     TW_UNROLL for (int i = 0; i < kRows; ++i) {

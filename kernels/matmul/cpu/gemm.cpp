@@ -22,7 +22,11 @@ namespace {
 template <class T>
 struct F32 {
   using Element = T;
+#if defined(__AVX2__) || defined(__aarch64__)
   using Step = WidenedStep<T>;
+#else
+  using Step = WidenedStep<float>;  // widened when packed: by hand, in the inner loop, it would push sums out
+#endif
 };
 
 #if defined(__AVX512F__)

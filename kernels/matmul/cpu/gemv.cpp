@@ -91,8 +91,8 @@ void copy_queries(float* to, const T* from, const Layout& layout, int64_t k0, in
 
 // sums[q][row] for kRows rows and kQueries queries at once. The tail of k is loaded as zeros on both sides.
 template <class T, int kRows, int kQueries>
-void dot_tile(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
-              int64_t queries_row, int64_t k) {
+[[gnu::noinline]] void dot_tile(float* sums, int64_t sums_row, const T* stream, int64_t stream_row,
+                                const float* queries, int64_t queries_row, int64_t k) {
   vf acc[kRows][kQueries];
   TW_UNROLL for (int r = 0; r < kRows; ++r) {
     TW_UNROLL for (int q = 0; q < kQueries; ++q) acc[r][q] = zero();
@@ -121,16 +121,22 @@ void dot_tile(float* sums, int64_t sums_row, const T* stream, int64_t stream_row
 }
 
 // As many rows at once as leave the accumulators, a query and the rows in registers.
+template <class T>
 constexpr int dot_rows(int queries) {
   const int budget = kLanes == 16 ? 24 : 8;
   const int rows = budget / queries;
-  return rows > 4 ? 4 : (rows < 1 ? 1 : rows);
+#if defined(__AVX2__) || defined(__aarch64__)
+  constexpr int most = 4;
+#else
+  constexpr int most = __is_same(T, f16) ? 2 : 4;  // fp16 is decoded by hand: four rows would push sums out
+#endif
+  return rows > most ? most : (rows < 1 ? 1 : rows);
 }
 
 template <class T, int kQueries>
 void dot_group(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
                int64_t queries_row, int64_t rows, int64_t k) {
-  constexpr int kRows = dot_rows(kQueries);
+  constexpr int kRows = dot_rows<T>(kQueries);
   int64_t row = 0;
   for (; row + kRows <= rows; row += kRows) {
     dot_tile<T, kRows, kQueries>(sums + row, sums_row, stream + row * stream_row, stream_row, queries,
@@ -166,8 +172,8 @@ void dot(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, con
 
 // sums[q][row] += Σ over kDepth steps of k of queries[q][kk]·stream[kk][row]
 template <class T, int kDepth>
-void axpy_rows(float* sums, int64_t sums_row, const T* stream, int64_t stream_k, const float* queries,
-               int64_t queries_row, int64_t count, int64_t rows) {
+[[gnu::noinline]] void axpy_rows(float* sums, int64_t sums_row, const T* stream, int64_t stream_k,
+                                 const float* queries, int64_t queries_row, int64_t count, int64_t rows) {
   for (int64_t row = 0; row < rows; row += kLanes) {
     const int lanes = static_cast<int>(min(kLanes, rows - row));
     vf part[kDepth];
