@@ -46,6 +46,45 @@ def as_multiple(value, UNIT: tl.constexpr):
 
 
 @triton.jit
+def tile_of_program(
+    M,
+    N,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    PARTS: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """(matrix, part, row, col): which tile of which matrix this program has, by its first row and column.
+
+    program = (matrix · PARTS + part) · tiles + tile, and tiles go down GROUP_M row blocks before they go right.
+    """
+    tiles_m = tl.cdiv(M, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    program = tl.program_id(0)
+    tile = program % (tiles_m * tiles_n)
+    part = (program // (tiles_m * tiles_n)) % PARTS
+    matrix = program // (tiles_m * tiles_n * PARTS)
+
+    group = tile // (GROUP_M * tiles_n)
+    in_group = tile % (GROUP_M * tiles_n)
+    group_rows = min(tiles_m - group * GROUP_M, GROUP_M)
+    row = (group * GROUP_M + in_group % group_rows) * BLOCK_M
+    col = in_group // group_rows * BLOCK_N
+    if WIDE:
+        row, col = row.to(tl.int64), col.to(tl.int64)
+    return matrix, part, row, col
+
+
+@triton.jit
+def batch_offset(matrix, inner_batch, stride_0, stride_1):
+    """Elements from the first matrix of an operand to this one; the batch has two dimensions."""
+    outer = (matrix // inner_batch).to(tl.int64)
+    inner = (matrix % inner_batch).to(tl.int64)
+    return outer * stride_0 + inner * stride_1
+
+
+@triton.jit
 def tiled_matmul(
     a_ptr,
     b_ptr,
@@ -104,37 +143,23 @@ def tiled_matmul(
         else:
             stride_bn = as_multiple(stride_bn, UNIT)
 
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tiles_n = tl.cdiv(N, BLOCK_N)
-    program = tl.program_id(0)
-    tile = program % (tiles_m * tiles_n)
-    part = (program // (tiles_m * tiles_n)) % SPLIT_K
-    matrix = program // (tiles_m * tiles_n * SPLIT_K)
-
-    group = tile // (GROUP_M * tiles_n)
-    in_group = tile % (GROUP_M * tiles_n)
-    group_rows = min(tiles_m - group * GROUP_M, GROUP_M)
-    tile_m = group * GROUP_M + in_group % group_rows
-    tile_n = in_group // group_rows
+    matrix, part, row, col = tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP_M, SPLIT_K, WIDE)
+    rows = row + tl.arange(0, BLOCK_M)
+    cols = col + tl.arange(0, BLOCK_N)
 
     k_tiles = tl.cdiv(K, BLOCK_K)
     part_tiles = tl.cdiv(k_tiles, SPLIT_K)
     first = part * part_tiles
     last = min(first + part_tiles, k_tiles)
 
-    row, col, start = tile_m * BLOCK_M, tile_n * BLOCK_N, first * BLOCK_K
+    start = first * BLOCK_K
     steps = tl.arange(0, BLOCK_K)
     block_k = tl.full((), BLOCK_K, tl.int32)
     if WIDE:
-        row, col, start = row.to(tl.int64), col.to(tl.int64), start.to(tl.int64)
-        steps, block_k = steps.to(tl.int64), block_k.to(tl.int64)
-    rows = row + tl.arange(0, BLOCK_M)
-    cols = col + tl.arange(0, BLOCK_N)
+        start, steps, block_k = start.to(tl.int64), steps.to(tl.int64), block_k.to(tl.int64)
 
-    outer = (matrix // inner_batch).to(tl.int64)
-    inner = (matrix % inner_batch).to(tl.int64)
-    a_ptr += outer * stride_a0 + inner * stride_a1
-    b_ptr += outer * stride_b0 + inner * stride_b1
+    a_ptr += batch_offset(matrix, inner_batch, stride_a0, stride_a1)
+    b_ptr += batch_offset(matrix, inner_batch, stride_b0, stride_b1)
     a_ptrs = a_ptr + start * stride_ak + (rows[:, None] * stride_am + steps[None, :] * stride_ak)
     b_ptrs = b_ptr + start * stride_bk + (steps[:, None] * stride_bk + cols[None, :] * stride_bn)
     rows_ok = rows[:, None] < M
@@ -151,12 +176,12 @@ def tiled_matmul(
         a_ptrs += block_k * stride_ak
         b_ptrs += block_k * stride_bk
 
+    if residual_ptr is not None:
+        residual_ptr += batch_offset(matrix, inner_batch, stride_r0, stride_r1)
     matrix = matrix.to(tl.int64)
     out_ptr += (matrix * SPLIT_K + part) * M * N
     if preact_ptr is not None:
         preact_ptr += matrix * M * N
-    if residual_ptr is not None:
-        residual_ptr += outer * stride_r0 + inner * stride_r1
     store_tile(
         acc,
         out_ptr,
@@ -203,19 +228,12 @@ def sum_parts(
     ACTIVATION: tl.constexpr,
 ):
     """y = act(sum over parts + bias + residual): finishes a split-K product, parts in ascending order."""
-    tiles_m = tl.cdiv(M, BLOCK_M)
-    tiles_n = tl.cdiv(N, BLOCK_N)
-    program = tl.program_id(0)
-    tile = program % (tiles_m * tiles_n)
-    matrix = program // (tiles_m * tiles_n)
-    row, col = (tile // tiles_n) * BLOCK_M, (tile % tiles_n) * BLOCK_N
-    if WIDE:
-        row, col = row.to(tl.int64), col.to(tl.int64)
+    matrix, _, row, col = tile_of_program(M, N, BLOCK_M, BLOCK_N, 1, 1, WIDE)
     rows = row + tl.arange(0, BLOCK_M)
     cols = col + tl.arange(0, BLOCK_N)
 
-    outer = (matrix // inner_batch).to(tl.int64)
-    inner = (matrix % inner_batch).to(tl.int64)
+    if residual_ptr is not None:
+        residual_ptr += batch_offset(matrix, inner_batch, stride_r0, stride_r1)
     matrix = matrix.to(tl.int64)
     ptrs = parts_ptr + matrix * SPLIT_K * M * N + (rows[:, None] * N + cols[None, :])
     part_size = tl.full((), 1, tl.int64) * M * N
@@ -227,8 +245,6 @@ def sum_parts(
     y_ptr += matrix * M * N
     if preact_ptr is not None:
         preact_ptr += matrix * M * N
-    if residual_ptr is not None:
-        residual_ptr += outer * stride_r0 + inner * stride_r1
     store_tile(
         acc,
         y_ptr,
