@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.epilogue import activate
 from tilewright.kernels.frozen import FrozenOperand, unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.onednn import form_of
-from tilewright.kernels.matmul.problem import KERNEL_DTYPES, MatmulProblem
+from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.precision import cuda_matmul_precision
 
 ALGORITHMS = ("matmul", "addmm", "linear", "onednn", "onednn_prepacked", "addmm_activation")

@@ -10,25 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.kernels.interface import DeviceKind
 
 Layout = Literal["row", "col", "strided"]
 Precision = Literal["ieee", "tf32"]
-
-DTYPE_NAMES = {
-    torch.float32: "f32",
-    torch.bfloat16: "bf16",
-    torch.float16: "f16",
-    torch.float64: "f64",
-    torch.int8: "i8",
-    torch.int16: "i16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-    torch.uint8: "u8",
-}
-
-KERNEL_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
-"""What tilewright's own kernels compute; every other dtype goes through ``aten``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import DeviceError
+from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.kernels.frozen import FrozenOperand, unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.cpu.blocking import configs
 from tilewright.kernels.matmul.cpu.config import CpuConfig, core, launch_threads, rejection
-from tilewright.kernels.matmul.problem import DTYPE_NAMES, MatmulProblem
+from tilewright.kernels.matmul.problem import MatmulProblem
 
 __all__ = ["BACKEND", "CpuConfig"]
 

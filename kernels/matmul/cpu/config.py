@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from tilewright.kernels.dtypes import DTYPE_NAMES, KERNEL_DTYPES
 from tilewright.kernels.epilogue import ACTIVATIONS
 from tilewright.kernels.interface import DeviceSpec
-from tilewright.kernels.matmul.problem import DTYPE_NAMES, KERNEL_DTYPES, MatmulProblem
+from tilewright.kernels.matmul.problem import MatmulProblem
 
 ISA_LEVELS = ("portable", "avx2", "avx512")
 """Lowest first. A machine runs its own level and those below it."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from tilewright.kernels.dtypes import DTYPE_NAMES, KERNEL_DTYPES
 from tilewright.kernels.epilogue import ACTIVATIONS
 from tilewright.kernels.interface import DeviceSpec
-from tilewright.kernels.matmul.problem import DTYPE_NAMES, KERNEL_DTYPES, MatmulProblem
+from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.triton.alignment import elementwise, stores_singles
 from tilewright.kernels.matmul.triton.config import TritonConfig
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from tilewright.benchmark.timing import CudaClock
-from tilewright.kernels.matmul.problem import DTYPE_NAMES
+from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.tuner.device import ISA_LEVELS, core
 
 _TRIES = 8

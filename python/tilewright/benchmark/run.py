@@ -25,7 +25,7 @@ from tilewright.benchmark.results import OURS, Entry, Report, ShapeResult
 from tilewright.benchmark.shapes import Shape
 from tilewright.benchmark.timing import Contender, clock_for, first_line, race
 from tilewright.errors import DeviceError
-from tilewright.kernels.matmul.problem import DTYPE_NAMES
+from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.tuner import device as devices
 from tilewright.tuner.timing import make_anchor
 

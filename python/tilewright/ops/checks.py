@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import ArgumentError, DeviceError, DtypeError, LayoutError, ShapeError
+from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.epilogue import ACTIVATIONS
-from tilewright.kernels.matmul.problem import KERNEL_DTYPES
 
 INTEGER_DTYPES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 DTYPES = KERNEL_DTYPES | {torch.float64} | INTEGER_DTYPES
