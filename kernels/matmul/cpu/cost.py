@@ -20,7 +20,9 @@ _FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
 _BOOST = 1.4  # clocks above the announced one
 _INNER_LOOP = 0.93  # of the multiply-add rate that the micro-kernel keeps
 _GEMV = 0.5  # of it that gemv keeps: its queries come from L2
-_PACK = 0.35  # cycles for an element that is packed
+_PACK = 0.35  # cycles for an element that is transposed on the way, as in packing a weight
+_COPY = 0.12  # and for one of A that is only copied
+_SUM = 8.0  # cycles for the sum across a vector, one for every output of gemv's dot products
 _FINISH = 0.25  # cycles for an element of C in the epilogue
 _UNFINISHED = 0.12  # cycles for an element of C that waits for the next block of K
 _CORE_BANDWIDTH = 25e9  # B/s that one core draws from memory
@@ -73,7 +75,11 @@ def _gemv(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     # The last round of tasks leaves threads idle.
     rounds = _ceil(tasks, used) * used / max(tasks, 1)
     reading = problem.bytes() / _bandwidth(device, used, problem.bytes())
-    computing = rounds * problem.flops() / 2 / (_rate(device, config) * used * _GEMV)
+    rate = _rate(device, config)
+    computing = rounds * problem.flops() / 2 / (rate * used * _GEMV)
+    if (problem.a_strides[-1] if streams_a(problem) else problem.b_strides[-2]) == 1:
+        cycle = 2 * LANES[config.isa] / rate
+        computing += rounds * _SUM * cycle * problem.batch_count * problem.m * problem.n / used
     return _overlapped(reading, computing, _HIDDEN) + _start(device, used)
 
 
@@ -109,7 +115,9 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     block_k = min(config.block_k, k)
     k_blocks, m_blocks = _ceil(k, block_k), _ceil(m, config.block_m)
     groups = _ceil(part_panels * panel, max(config.block_n, config.tile_n))
-    packing = _PACK * rows * k / depth * cycle / (1 if solo else config.parts_n)
+    packing = (
+        _cycles_for_a(config, problem, depth) * rows * k / depth * cycle / (1 if solo else config.parts_n)
+    )
     if config.pack_b == "private":
         packing += _PACK * columns * k / depth * cycle * m_blocks
     elif config.pack_b == "shared":
@@ -136,3 +144,13 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     hidden = _FETCHED if config.prefetch and config.pack_b == "frozen" else _HIDDEN
     barriers = 0.0 if solo or used == 1 else m_blocks * problem.batch_count * _BARRIER
     return _overlapped(reading, computing, hidden) + barriers + _start(device, used)
+
+
+def _cycles_for_a(config: CpuConfig, problem: MatmulProblem, depth: int) -> float:
+    """For an element of A: nothing where the kernel reads it in place (``copies_a`` in gemm.cpp)."""
+    row, step = problem.a_strides[-2:]
+    if step != 1:
+        return _PACK
+    as_is = problem.dtype.itemsize * depth == 4 and problem.k % depth == 0
+    apart = row * problem.dtype.itemsize % 2048 != 0 or min(config.tile_m, problem.m) <= 8
+    return 0.0 if as_is and apart else _COPY
