@@ -8,7 +8,7 @@ OUT ?= gpu-check-out
 
 # The extension is rebuilt when any of these changes; Python files are used in place.
 NATIVE := $(shell find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-CPP := $(shell find csrc kernels -name '*.cpp' -o -name '*.h')
+CPP := $(shell find csrc kernels tests -name '*.cpp' -o -name '*.h')
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
