@@ -89,6 +89,12 @@ void copy_queries(float* to, const T* from, const Layout& layout, int64_t k0, in
   }
 }
 
+// Values of a cache line, and how many of them ahead the stream is fetched.
+template <class T>
+constexpr int64_t kStep = 64 / sizeof(T);
+template <class T>
+constexpr int64_t kAhead = 1024 / sizeof(T);
+
 // sums[q][row] for kRows rows and kQueries queries at once. The tail of k is loaded as zeros on both sides.
 template <class T, int kRows, int kQueries>
 [[gnu::noinline]] void dot_tile(float* sums, int64_t sums_row, const T* stream, int64_t stream_row,
@@ -97,7 +103,29 @@ template <class T, int kRows, int kQueries>
   TW_UNROLL for (int r = 0; r < kRows; ++r) {
     TW_UNROLL for (int q = 0; q < kQueries; ++q) acc[r][q] = zero();
   }
+  // Fetched ahead in the same rows, and near their end in those of the next tile.
   int64_t kk = 0;
+  const int64_t turn = k - kAhead<T>;
+  const auto upto = [&](int64_t end, [[maybe_unused]] int64_t ahead) __attribute__((always_inline)) {
+    for (; kk + kStep<T> <= end; kk += kStep<T>) {
+      // fp32 fills the hardware's own fetching: with this it lost a tenth, bf16 gained half (Zen 5, one
+      // core).
+      if constexpr (sizeof(T) == 2) {
+        TW_UNROLL for (int r = 0; r < kRows; ++r)
+            __builtin_prefetch(stream + r * stream_row + kk + ahead, 0, 2);
+      }
+      TW_UNROLL for (int64_t u = 0; u < kStep<T>; u += kLanes) {
+        vf row[kRows];
+        TW_UNROLL for (int r = 0; r < kRows; ++r) row[r] = load(stream + r * stream_row + kk + u);
+        TW_UNROLL for (int q = 0; q < kQueries; ++q) {
+          const vf query = load(queries + q * queries_row + kk + u);
+          TW_UNROLL for (int r = 0; r < kRows; ++r) acc[r][q] = fma(row[r], query, acc[r][q]);
+        }
+      }
+    }
+  };
+  upto(turn, kAhead<T>);
+  upto(k, kRows * stream_row - turn);
   for (; kk + kLanes <= k; kk += kLanes) {
     vf row[kRows];
     TW_UNROLL for (int r = 0; r < kRows; ++r) row[r] = load(stream + r * stream_row + kk);
@@ -160,12 +188,12 @@ void dot(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, con
   constexpr Kernel kernels[kGroup + 1] = {nullptr,         dot_group<T, 1>, dot_group<T, 2>, dot_group<T, 3>,
                                           dot_group<T, 4>, dot_group<T, 5>, dot_group<T, 6>};
   const int64_t group = ceil_div(count, ceil_div(count, kGroup));
-  constexpr int64_t kStep = 12;  // a multiple of every dot_rows()
-  for (int64_t row = 0; row < rows; row += kStep) {
+  constexpr int64_t kBand = 12;  // a multiple of every dot_rows()
+  for (int64_t row = 0; row < rows; row += kBand) {
     for (int64_t q = 0; q < count; q += group) {
       kernels[min(group, count - q)](sums + q * sums_row + row, sums_row, stream + row * stream_row,
                                      stream_row, queries + q * queries_row, queries_row,
-                                     min(kStep, rows - row), k);
+                                     min(kBand, rows - row), k);
     }
   }
 }
