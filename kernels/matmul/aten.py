@@ -197,22 +197,31 @@ def _core(config: AtenConfig, problem: MatmulProblem) -> tuple[Core, bool, bool,
         return a, b.mT.contiguous().mT if config.b_layout == "col" else b
 
     if algorithm == "addmm":
-        addend = _addend(problem)
-        r_strides = (problem.residual_strides or (0, 0))[-2:]
-        addmm = torch.addmm
+        if _addend(problem) == "residual":
+            r_strides = (problem.residual_strides or (0, 0))[-2:]
+
+            def addmm_residual(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+                a, b = matrices(a, b)
+                return torch.addmm(residual.as_strided((m, n), r_strides), a, b)  # type: ignore[union-attr]
+
+            return addmm_residual, False, True, False
+
+        fuse = problem.device == "cpu" and problem.activation == "relu" and problem.residual_dtype is None
+        fuse = fuse and not problem.keep_preact and problem.out_dtype == problem.dtype
+        # On CPUs addmm and then relu in place, in one call of torch.
+        addmm: Callable[..., Tensor] = torch._addmm_activation if fuse else torch.addmm
 
         def addmm_bias(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-            if a.dim() != 2 or b.dim() != 2:
-                a, b = matrices(a, b)
-            return addmm(bias, a, b)  # type: ignore[arg-type]
+            return addmm(bias, *matrices(a, b))
 
-        def addmm_residual(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-            a, b = matrices(a, b)
-            return addmm(residual.as_strided((m, n), r_strides), a, b)  # type: ignore[union-attr]
+        def addmm_bias_of_matrices(
+            a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None
+        ) -> Tensor:
+            return addmm(bias, a, b)
 
-        if addend == "bias":
-            return addmm_bias, True, False, False
-        return addmm_residual, False, True, False
+        # Several rows and columns, and no third dimension: that only two matrices give.
+        given_matrices = len(problem.out_shape) == 2 and m > 1 and n > 1
+        return addmm_bias_of_matrices if given_matrices else addmm_bias, True, False, fuse
 
     if algorithm == "addmm_activation":
         use_gelu = problem.activation == "gelu_tanh"

@@ -77,17 +77,20 @@ def test_every_config_is_right(subject: Subject, case: Case) -> None:
 @pytest.mark.parametrize("subject", _SUBJECTS, ids=str)
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "silu"])
 @pytest.mark.parametrize("m", [1, 20])
-def test_nan_and_inf_pass_as_in_torch(subject: Subject, activation: str, m: int) -> None:
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_nan_and_inf_pass_as_in_torch(subject: Subject, activation: str, m: int, with_bias: bool) -> None:
     a, b = torch.randn(m, 33), torch.randn(33, 40)
     a[0, 3], a[0, 5] = torch.inf, 0.0
     if m > 1:
         a[4, 7], a[6, 1] = torch.nan, -torch.inf
     b[3, 8], b[5, 9], b[20, 11] = 0.0, torch.inf, torch.nan
     a, b = a.to(subject.device), b.to(subject.device)
+    bias = torch.randn(40, device=subject.device) if with_bias else None
     case = Case("special", (m, 33), (33, 40), activation=activation)
-    inputs = (a, b, None, None)
+    inputs = (a, b, bias, None)
     problem = _problem(case, inputs)
     exact = torch.matmul(a.double(), b.double())
+    exact = exact if bias is None else exact + bias
     # torch's own fp32 gelu of infinity is NaN, its float64 one infinity: the vendor is held to the former.
     wide = exact.float() if subject.name == "aten" else exact
     expected = activate(wide, activation).double()

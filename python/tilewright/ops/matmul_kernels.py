@@ -74,7 +74,8 @@ def _kernel(keep_preact: bool, surroundings: Callable[..., Any] | None) -> Calla
             b.shape,
             b.stride(),
             b.dtype,
-            None if bias is None else (bias.shape, bias.stride(), bias.dtype),
+            # A bias of other than one dimension has as many strides, and is never found: the checks refuse it.
+            None if bias is None else (bias.numel(), bias.stride(), bias.dtype),
             None if residual is None else (residual.shape, residual.stride(), residual.dtype),
             activation,
             out_dtype,
