@@ -89,9 +89,15 @@ void copy_queries(float* to, const T* from, const Layout& layout, int64_t k0, in
   }
 }
 
-// Values of a cache line, and how many of them ahead the stream is fetched.
+// How many values of the stream are read in a round (a cache line, or a vector where registers are few), and
+// how many of them ahead it is fetched.
+#if defined(__AVX2__) || defined(__aarch64__)
 template <class T>
 constexpr int64_t kStep = 64 / sizeof(T);
+#else
+template <class T>
+constexpr int64_t kStep = kLanes;
+#endif
 template <class T>
 constexpr int64_t kAhead = 1024 / sizeof(T);
 
