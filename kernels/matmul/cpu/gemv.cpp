@@ -157,13 +157,13 @@ template <class T, int kRows, int kQueries>
 // As many rows at once as leave the accumulators, a query and the rows in registers.
 template <class T>
 constexpr int dot_rows(int queries) {
-  const int budget = kLanes == 16 ? 24 : 8;
-  const int rows = budget / queries;
 #if defined(__AVX2__) || defined(__aarch64__)
-  constexpr int most = 4;
+  constexpr int budget = kLanes == 16 ? 24 : 8;
 #else
-  constexpr int most = __is_same(T, f16) ? 2 : 4;  // fp16 is decoded by hand: four rows would push sums out
+  constexpr int budget = __is_same(T, f16) ? 4 : 8;  // fp16 is decoded by hand: more would push sums out
 #endif
+  constexpr int most = budget < 8 ? 2 : 4;
+  const int rows = budget / queries;
   return rows > most ? most : (rows < 1 ? 1 : rows);
 }
 
