@@ -158,7 +158,7 @@ template <class T, int kRows, int kQueries>
 template <class T>
 constexpr int dot_rows(int queries) {
 #if defined(__AVX2__) || defined(__aarch64__)
-  constexpr int budget = kLanes < 16 ? 8 : (sizeof(T) == 4 ? 24 : 18);  // 16-bit rounds are of two vectors
+  constexpr int budget = kLanes < 16 ? 8 : (sizeof(T) == 4 ? 24 : 16);  // 16-bit rounds are of two vectors
 #else
   constexpr int budget = __is_same(T, f16) ? 4 : 8;  // fp16 is decoded by hand: more would push sums out
 #endif
