@@ -185,15 +185,17 @@ void dot_group(float* sums, int64_t sums_row, const T* stream, int64_t stream_ro
 // Queries in groups of at most 6: with more, fewer of the stream's rows fit the registers beside them (8
 // queries took 1.5 times as long as 6 on Zen 5). A second group finds the stream's rows in cache, a few at a
 // time. Cutting k so that the queries stay in L1 was slower (Zen 4 and Zen 5): it breaks up the stream.
-constexpr int64_t kGroup = 6;
+// 16-bit rounds are of two vectors, whose sixth query GCC 12 puts on the stack.
+template <class T>
+constexpr int kGroup = sizeof(T) == 4 ? 6 : 5;
 
 template <class T>
 void dot(float* sums, int64_t sums_row, const T* stream, int64_t stream_row, const float* queries,
          int64_t queries_row, int64_t count, int64_t rows, int64_t k) {
   using Kernel = void (*)(float*, int64_t, const T*, int64_t, const float*, int64_t, int64_t, int64_t);
-  constexpr Kernel kernels[kGroup + 1] = {nullptr,         dot_group<T, 1>, dot_group<T, 2>, dot_group<T, 3>,
-                                          dot_group<T, 4>, dot_group<T, 5>, dot_group<T, 6>};
-  const int64_t group = ceil_div(count, ceil_div(count, kGroup));
+  constexpr Kernel kernels[] = {nullptr,         dot_group<T, 1>, dot_group<T, 2>,        dot_group<T, 3>,
+                                dot_group<T, 4>, dot_group<T, 5>, dot_group<T, kGroup<T>>};
+  const int64_t group = ceil_div(count, ceil_div(count, kGroup<T>));
   constexpr int64_t kBand = 12;  // a multiple of every dot_rows()
   for (int64_t row = 0; row < rows; row += kBand) {
     for (int64_t q = 0; q < count; q += group) {
