@@ -101,15 +101,25 @@ def _seconds(call: Call) -> float:
 
 
 def calls(gradients: bool) -> dict[str, tuple[Call, Call]]:
-    """(ours, torch's): a product, and a layer with bias and activation."""
+    """(ours, torch's): a product, and a layer with bias and activation, as a function and as a module.
+
+    The module is in eval mode; without gradients its weight is packed, whichever kernel runs.
+    """
     x, w = (torch.randn(8, 8, requires_grad=gradients) for _ in range(2))
     bias = torch.randn(8, requires_grad=gradients)
+    layer = tilewright.nn.Linear(8, 8, activation="relu").eval()
+    same = torch.nn.Linear(8, 8).eval()
     return {
         "matmul over torch.mm": (lambda: tilewright.matmul(x, w), lambda: torch.mm(x, w)),
         "linear with relu over relu(F.linear)": (
             lambda: tilewright.linear(x, w, bias, activation="relu"),
             lambda: torch.relu(torch.nn.functional.linear(x, w, bias)),
         ),
+        "nn.Linear with relu over relu(F.linear)": (
+            lambda: layer(x),
+            lambda: torch.relu(torch.nn.functional.linear(x, w, bias)),
+        ),
+        "nn.Linear with relu over relu(nn.Linear)": (lambda: layer(x), lambda: torch.relu(same(x))),
     }
 
 

@@ -5,7 +5,7 @@
 >>> tilewright.tune(model, example)                               # measure once, on this machine
 """
 
-from tilewright import errors
+from tilewright import errors, nn
 from tilewright.errors import Error
 from tilewright.explain import explain
 from tilewright.ops import decomposition_table, linear, matmul
@@ -21,6 +21,7 @@ __all__ = [
     "explain",
     "linear",
     "matmul",
+    "nn",
     "options",
     "tune",
     "tuning",

@@ -66,8 +66,18 @@ lookup = _memory.get_young
 """The bound kernel remembered under a call key, or None: then ask `resolve`."""
 
 
+_generation = 0
+
+
+def generation() -> int:
+    """How often choices were forgotten: what was packed for the choices of an earlier generation may go."""
+    return _generation
+
+
 def forget() -> None:
     """Drops every remembered choice, so that the next calls choose anew (after tuning, say)."""
+    global _generation
+    _generation += 1
     _memory.clear()
 
 

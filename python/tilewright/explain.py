@@ -69,7 +69,7 @@ def explain(operation: str | Callable[..., Any], *args: Any, **kwargs: Any) -> E
     """Says which kernel a call would run, without running it: nothing is launched and nothing is measured.
 
     Args:
-        operation: a public function (``tilewright.linear``) or its name (``"linear"``).
+        operation: a public function (``tilewright.linear``), its name (``"linear"``), or a layer of `tilewright.nn`.
         *args, **kwargs: what the call would be given.
 
     Returns:
@@ -80,6 +80,10 @@ def explain(operation: str | Callable[..., Any], *args: Any, **kwargs: Any) -> E
         ArgumentError: no such operation.
         The operation's own errors: arguments that it does not take.
     """
+    posed = getattr(operation, "problem", None)
+    if posed is not None:  # a layer of tilewright.nn
+        folder, problem = posed(*args, **kwargs)
+        return explain_problem(folder, problem, dispatch.device_of(problem))
     name = operation if isinstance(operation, str) else getattr(operation, "__name__", repr(operation))
     if name not in ops.PROBLEMS:
         raise ArgumentError(f"explain: operation is {name!r}; expected one of {', '.join(ops.PROBLEMS)}")

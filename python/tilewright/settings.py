@@ -24,6 +24,7 @@ class Options:
     precision: Literal["auto", "ieee", "tf32"] = "auto"
     deterministic: bool = True
     strict: bool = False
+    pack: bool = True
     key: int = field(default=0, compare=False)
 
 
@@ -38,7 +39,7 @@ def _intern(candidate: Options) -> Options:
 
 
 def _checked(
-    backend: Any, config: Any, precision: Any, deterministic: Any, strict: Any, source: str
+    backend: Any, config: Any, precision: Any, deterministic: Any, strict: Any, pack: Any, source: str
 ) -> Options:
     if backend is not None and backend not in BACKEND_NAMES:
         raise ArgumentError(
@@ -53,10 +54,10 @@ def _checked(
             f"{source}: precision is {precision!r}; expected one of {', '.join(_PRECISIONS)} "
             "(auto follows torch.backends.cuda.matmul.fp32_precision)"
         )
-    for name, value in (("deterministic", deterministic), ("strict", strict)):
+    for name, value in (("deterministic", deterministic), ("strict", strict), ("pack", pack)):
         if not isinstance(value, bool):
             raise ArgumentError(f"{source}: {name} is {value!r}; expected True or False")
-    return _intern(Options(backend, config, precision, deterministic, strict))
+    return _intern(Options(backend, config, precision, deterministic, strict, pack))
 
 
 def _flag(name: str, default: bool) -> bool:
@@ -77,7 +78,8 @@ def _from_environment() -> Options:
         os.environ.get("TILEWRIGHT_PRECISION") or "auto",
         _flag("TILEWRIGHT_DETERMINISTIC", True),
         _flag("TILEWRIGHT_STRICT", False),
-        "environment (TILEWRIGHT_BACKEND, _PRECISION, _DETERMINISTIC, _STRICT)",
+        _flag("TILEWRIGHT_PACK", True),
+        "environment (TILEWRIGHT_BACKEND, _PRECISION, _DETERMINISTIC, _STRICT, _PACK)",
     )
 
 
@@ -114,6 +116,7 @@ def options(
     precision: Literal["auto", "ieee", "tf32"] = _UNSET,
     deterministic: bool = _UNSET,
     strict: bool = _UNSET,
+    pack: bool = _UNSET,
 ) -> Iterator[Options]:
     """Steers every tilewright call inside the ``with`` block; what is not named stays as it was outside.
 
@@ -126,9 +129,11 @@ def options(
             ``"auto"``, which follows ``torch.backends.cuda.matmul.fp32_precision``.
         deterministic: False admits kernels whose result may differ in the last bits from run to run.
         strict: raise where a call would otherwise fall back with a warning.
+        pack: False keeps the layers of `tilewright.nn` from packing their weights, which takes memory.
 
     The settings live in a context variable: other threads and other asyncio tasks do not see them. Defaults
-    come from ``TILEWRIGHT_BACKEND``, ``TILEWRIGHT_PRECISION``, ``TILEWRIGHT_DETERMINISTIC``, ``TILEWRIGHT_STRICT``.
+    come from ``TILEWRIGHT_BACKEND``, ``TILEWRIGHT_PRECISION``, ``TILEWRIGHT_DETERMINISTIC``, ``TILEWRIGHT_STRICT``,
+    ``TILEWRIGHT_PACK``.
 
     Raises:
         ArgumentError: a value that is none of the above.
@@ -145,6 +150,7 @@ def options(
         outer.precision if precision is _UNSET else precision,
         outer.deterministic if deterministic is _UNSET else deterministic,
         outer.strict if strict is _UNSET else strict,
+        outer.pack if pack is _UNSET else pack,
         "options",
     )
     token = _current.set(inner)

@@ -28,6 +28,9 @@ _functorch_active = torch._C._are_functorch_transforms_active
 _forward_ad = torch.autograd.forward_ad
 is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _after_autograd = torch._C._after_autograd_keyset
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
@@ -38,6 +41,20 @@ _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 def transforms_active() -> bool:
     """Whether functorch transforms or forward-mode AD are in force, which bypass registered gradients."""
     return _functorch_active() or _forward_ad._current_level >= 0
+
+
+def watched() -> bool:
+    """Whether anybody but autograd and autocast would see an operation pass torch's dispatcher.
+
+    Tracing, dispatch and function modes (FLOP counter, fake tensors, a default device), functorch, forward-mode AD.
+    """
+    return (
+        _dispatch_modes() > 0
+        or _function_modes() > 0
+        or _tracing_state() is not None
+        or _functorch_active()
+        or _forward_ad._current_level >= 0
+    )
 
 
 def any_requires_grad(*tensors: Tensor | None) -> bool:

@@ -15,7 +15,9 @@ from tilewright.ops.matmul_checks import check, linear_arguments
 from tilewright.ops.matmul_op import MATMUL, MATMUL_WITH_PREACT, MatmulArguments
 
 
-def make_problem(given: MatmulArguments, *, keep_preact: bool = False) -> MatmulProblem:
+def make_problem(
+    given: MatmulArguments, *, keep_preact: bool = False, frozen_b: bool = False
+) -> MatmulProblem:
     """Checks the arguments and describes the call under the options in force."""
     check(given)
     a, b, bias, residual, activation, out_dtype = given
@@ -32,6 +34,7 @@ def make_problem(given: MatmulArguments, *, keep_preact: bool = False) -> Matmul
         precision=dispatch.fp32_precision(options, not on_cpu) if a.dtype == torch.float32 else "ieee",
         deterministic=options.deterministic,
         threads=torch.get_num_threads() if on_cpu else 0,
+        frozen_b=frozen_b,
     )
 
 
@@ -114,6 +117,7 @@ def linear_problem(
     *,
     activation: str = "none",
     residual: Tensor | None = None,
+    frozen: bool = False,
 ) -> MatmulProblem:
-    """The problem that `linear` of the same arguments poses."""
-    return make_problem(linear_arguments(x, weight, bias, residual, activation))
+    """The problem that `linear` of the same arguments poses; `frozen`, the problem of a packed weight."""
+    return make_problem(linear_arguments(x, weight, bias, residual, activation), frozen_b=frozen)

@@ -1,0 +1,307 @@
+"""When a module may use a packed weight: while it is certain that the weight still holds what was packed.
+
+torch counts most writes to a tensor (``tensor._version``), but not all: ``weight.data.mul_(2)``, a NumPy view, a
+kernel of somebody else's. To write, one needs a reference to the weight or to its memory. So a module packs its weight
+by itself only while nobody else holds one, which Python's and torch's reference counts tell, and notes whenever it
+hands the weight out (``module.weight``, ``parameters()``, ``state_dict()``, all of which pass through the module).
+From then on the packed form rests until every reference is back and a digest of the whole weight shows that nothing
+has changed, or until the weight is packed anew. A call that finds nothing noted compares four small things.
+
+A weight that others hold too (an optimizer, a tied module, a NumPy array) is packed only on its user's word that it
+will not be written behind torch's back, `Packing.promised`. Counted writes are noticed then too, and uncounted ones if
+they change one of `_SAMPLES` words spread over the weight.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from sys import getrefcount
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from tilewright.kernels.dtypes import KERNEL_DTYPES
+from tilewright.ops.checks import dtype_text
+from tilewright.ops.packed import FrozenWeight
+from tilewright.tuner.device import core
+
+_SAMPLES = 64
+_RESTLESS = 2
+"""So many packed weights in a row that served one call each, and the next is packed only once seen unchanged."""
+
+_MOST_HELD = 16
+"""Calls after which the packed form of a weight that others hold by now is let go."""
+
+_PATIENCE = 5
+_storage_uses = getattr(torch._C, "_storage_Use_Count", None)
+_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+# Whatever thread of the parent held it is not there to let go of it.
+os.register_at_fork(after_in_child=_renew_lock)
+
+
+class Snapshot:
+    """A weight as it was when it was packed, and its packed forms, one `FrozenWeight` for each dtype."""
+
+    __slots__ = (
+        "addend",
+        "address",
+        "digest",
+        "frozen",
+        "geometry",
+        "reused",
+        "sample",
+        "token",
+        "version",
+        "weight",
+    )
+
+    def __init__(self, weight: Parameter) -> None:
+        self.weight = weight
+        self.geometry = _geometry(weight)
+        self.address = weight.data_ptr()
+        self.version = weight._version
+        self.digest: int | None = None
+        self.sample: int | None = None
+        self.token: object = None
+        """`Packing.lent` when it was last known that the module alone held the weight; None if it does not."""
+        self.reused = False
+        with torch.inference_mode(False), torch.no_grad():
+            # Detached, so that it counts as no view of the parameter: `torch.utils.swap_tensors` refuses those.
+            self.frozen = {weight.dtype: FrozenWeight(weight.detach())}
+        self.addend: tuple[Tensor | None, int, Any, Tensor | None] = (None, 0, None, None)
+
+    def is_of(self, module: Any) -> bool:
+        """Whether the module's weight is still this one, in the same memory."""
+        return (
+            module.__dict__["_parameters"]["weight"] is self.weight
+            and self.weight.data_ptr() == self.address
+            and _geometry(self.weight) == self.geometry
+        )
+
+    def unchanged(self) -> bool:
+        """Whether all of the weight is as it was. Reads all of it."""
+        return self.digest is not None and _digest(self.weight) == self.digest
+
+    def fingerprint(self) -> None:
+        """Takes down what the weight holds."""
+        self.digest, self.sample = _digest(self.weight), _sample(self.weight)
+
+    def sampled_alike(self) -> bool:
+        """Whether some words spread over the weight are what they were."""
+        return (
+            self.sample is not None
+            and _geometry(self.weight) == self.geometry
+            and _sample(self.weight) == self.sample
+        )
+
+    def of(self, dtype: torch.dtype) -> FrozenWeight:
+        """The weight in this dtype, as autocast wants it."""
+        found = self.frozen.get(dtype)
+        if found is None:
+            with _lock, torch.inference_mode(False), torch.no_grad():
+                found = self.frozen.setdefault(dtype, FrozenWeight(self.weight.detach().to(dtype)))
+        return found
+
+    def bytes(self) -> int:
+        """Memory held beside the weight itself."""
+        kept = list(self.frozen.items())
+        cast = sum(frozen.weight.nbytes for dtype, frozen in kept if dtype != self.weight.dtype)
+        return cast + sum(frozen.operand.bytes() for _, frozen in kept)
+
+    def bias_key(self, bias: Tensor | None) -> Any:
+        """The bias's (shape, strides, dtype), looked up again only when its identity or its memory is another.
+
+        Raises:
+            TypeError: the bias is no plain CPU tensor.
+        """
+        known, address, key, _ = self.addend
+        if bias is known and (bias is None or bias.data_ptr() == address):
+            return key
+        if bias is None:
+            self.addend = None, 0, None, None
+            return None
+        if not plain(bias):
+            raise TypeError
+        key = (bias.shape, bias.stride(), bias.dtype)
+        # A view keeps the memory, so that no other bias comes to lie at this address.
+        self.addend = bias, bias.data_ptr(), key, bias.detach()
+        return key
+
+
+class Packing:
+    """What a module knows of its packed weight. The module's ``__dict__["_parameters"]`` holds the weight.
+
+    `lent` is replaced by a new object whenever the weight is handed out; a snapshot is trusted while it holds the
+    same one. Replacing an attribute is atomic, and one that was replaced never comes back, so no lock is needed.
+    """
+
+    __slots__ = ("candidate", "held", "lent", "promised", "reason", "restless", "snapshot")
+
+    def __init__(self) -> None:
+        self.lent: object = object()
+        self.snapshot: Snapshot | None = None
+        self.promised = False
+        self.reason = "it was not called for inference yet"
+        self.restless = 0
+        self.held = 0
+        self.candidate: tuple[Any, ...] | None = None
+
+    def drop(self, reason: str) -> None:
+        """Lets the packed weight go."""
+        with _lock:
+            self._forget()
+            self.reason = reason
+
+    def current(self, module: Any) -> Snapshot | None:
+        """The packed weight, if it is certain to be the module's weight as it is now. The hot path."""
+        snapshot = self.snapshot
+        # No local variable holds the weight or the dictionary: another thread's `settle` would count it.
+        if (
+            snapshot is not None
+            and module.__dict__["_parameters"].get("weight") is snapshot.weight
+            and snapshot.weight._version == snapshot.version
+            and snapshot.weight.data_ptr() == snapshot.address
+            and (snapshot.token is self.lent or (self.promised and snapshot.sampled_alike()))
+        ):
+            snapshot.reused = True
+            return snapshot
+        snapshot = None  # nor a snapshot that `settle` is to let go of
+        return self.settle(module)
+
+    def settle(self, module: Any) -> Snapshot | None:
+        """Finds out whether the weight may be packed, and whether what was packed of it is still right."""
+        with _lock:
+            token = self.lent
+            reason = _obstacle(module.__dict__["_parameters"].get("weight"))
+            if reason is not None:
+                self.snapshot, self.reason = None, reason
+                return None
+            if self.snapshot is not None and not self.snapshot.is_of(module):
+                self._forget()
+            alone = self._alone(module)
+            if not alone and not self.promised:
+                self.held += 1
+                if self.held > _MOST_HELD:
+                    self.snapshot = None
+                self.reason = (
+                    "others hold the weight or its memory too (an optimizer, a tied module, an array)"
+                )
+                return None
+            self.held = 0
+            if self.snapshot is not None and not self.snapshot.unchanged():
+                self._forget()
+            weight: Parameter = module.__dict__["_parameters"]["weight"]
+            if self.snapshot is None:
+                if self.restless >= _RESTLESS and not self._seen_before(weight, token):
+                    return None
+                self.snapshot = Snapshot(weight)
+                self.snapshot.fingerprint()
+            self.snapshot.version, self.snapshot.token = weight._version, token if alone else None
+            return self.snapshot
+
+    def _forget(self) -> None:
+        """Lets go of what was packed of a weight that has changed."""
+        if self.snapshot is not None:
+            self.restless = 0 if self.snapshot.reused else self.restless + 1
+            self.snapshot = None
+
+    def _seen_before(self, weight: Tensor, token: object) -> bool:
+        """Whether the last call saw the very same; by uncounted writes too, as those replace the token."""
+        seen = (token, id(weight), weight._version, weight.data_ptr())
+        if self.candidate == seen:
+            return True
+        self.candidate, self.reason = seen, "the weight changed with every call so far"
+        return False
+
+    def _alone(self, module: Any) -> bool:
+        """Whether the module alone refers to its weight. Calls in other threads do so for moments, too."""
+        for attempt in range(1 if self.held else _PATIENCE):
+            if attempt:
+                time.sleep(1e-4 * attempt)
+            if _references(module) == _ALONE[self.snapshot is not None]:
+                return True
+        return False
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether kernels may read the tensor where it lies: no subclass, on the CPU, strided, not lazily negated."""
+    return (
+        type(tensor) in (Tensor, Parameter)
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor.is_neg()
+    )
+
+
+def _obstacle(weight: Any) -> str | None:
+    """Why a weight is not packed, whoever holds it; None if nothing stands against it."""
+    if type(weight) is not Parameter:
+        return "the weight is no plain parameter (parametrized, swapped by functional_call, a subclass)"
+    if not plain(weight) or weight.dim() != 2:
+        return "the weight is no plain matrix on the CPU"
+    if weight.dtype not in KERNEL_DTYPES:
+        return f"the weight is {dtype_text(weight.dtype)}, which no kernel of tilewright's computes"
+    if weight.numel() == 0:
+        return "the weight is empty"
+    if weight.is_inference():
+        return "the weight was made in inference mode, where torch counts no writes"
+    if weight.is_shared():
+        return "the weight lies in shared memory, where other processes may write to it"
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        return "the weight's memory has gaps"
+    return None
+
+
+def _geometry(weight: Tensor) -> tuple[Any, ...]:
+    return weight.shape, weight.stride(), weight.dtype
+
+
+def _digest(weight: Tensor) -> int | None:
+    module = core()
+    if module is None:
+        return None
+    found: int = module.digest(weight.data_ptr(), weight.nbytes, torch.get_num_threads())
+    return found
+
+
+def _sample(weight: Tensor) -> int | None:
+    module = core()
+    if module is None:
+        return None
+    found: int = module.sample(weight.data_ptr(), weight.nbytes, _SAMPLES)
+    return found
+
+
+def _references(module: Any) -> tuple[int, ...]:
+    """How many refer to the parameters' dictionary, to the weight, and to its memory."""
+    parameters = module.__dict__["_parameters"]
+    weight = parameters["weight"]
+    storage = weight.untyped_storage()
+    uses = -1 if _storage_uses is None else _storage_uses(storage._cdata)
+    return getrefcount(parameters), getrefcount(weight), weight._use_count(), getrefcount(storage), uses
+
+
+def _calibrate() -> dict[bool, tuple[int, ...]]:
+    """What `_references` says of a weight that its module alone holds, without and with a snapshot."""
+    module = SimpleNamespace(_parameters={"weight": Parameter(torch.empty(1, 1), requires_grad=False)})
+    without = _references(module)
+    snapshot = Snapshot(module._parameters["weight"])
+    found = {False: without, True: _references(module)}
+    del snapshot
+    # A torch that does not tell how often memory is used leaves nothing to go by.
+    return found if _storage_uses is not None else {False: (), True: ()}
+
+
+_ALONE = _calibrate()

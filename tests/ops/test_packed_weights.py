@@ -1,0 +1,335 @@
+"""A packed weight is never used after the weight has changed, whoever changed it and however."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.utils.prune
+from torch import Tensor
+
+import tilewright
+from tests.ops.layers import IN, ROWS, assert_right, expected, layer
+from tests.ops.writes import HELD, WRITES
+from tilewright import packing, settings
+from tilewright.errors import ArgumentError
+from tilewright.kernels import frozen
+from tilewright.kernels.epilogue import ACTIVATIONS
+from tilewright.nn import Linear
+
+
+@pytest.fixture(autouse=True)
+def _release() -> Iterator[None]:
+    yield
+    HELD.clear()
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+def test_every_write_is_noticed(packed: Linear, write: Callable[[Linear], Any]) -> None:
+    x = torch.randn(ROWS, IN)
+    with torch.no_grad():  # with gradients the weight would be handed out, and noted
+        before = packed(x)
+    with tilewright.options(strict=False):  # the kernel may not take the new strides
+        write(packed)
+        assert_right(packed, x, calls=20)
+        with torch.no_grad():
+            changed = not torch.equal(packed(x), before)
+    # Casting and sharing leave the values of a bf16-exact weight alone; everything else must show.
+    assert changed or write in (WRITES["shared memory"],)
+
+
+def test_other_strides_of_the_same_memory_are_noticed() -> None:
+    module = Linear(IN, IN, activation="relu").eval()
+    x = torch.randn(ROWS, IN)
+    assert_right(module, x)
+    module.weight.data = module.weight.data.t()
+    assert_right(module, x)
+
+
+def test_a_weight_that_comes_back_is_packed_again(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    weight = packed.weight
+    assert_right(packed, x)
+    assert "others hold" in packed.packing()
+    del weight
+    assert_right(packed, x)
+    assert packed.packing() == f"packed, {packed.packed_bytes()} bytes"
+    forms = packed.__dict__["_packing"].snapshot
+    assert packed.weight.dtype == torch.float32  # looked at, not kept, not written
+    assert_right(packed, x)
+    assert packed.__dict__["_packing"].snapshot is forms, "packed anew for nothing"
+
+
+def test_a_weight_that_stays_held_is_let_go_of(packed: Linear) -> None:
+    HELD.append(packed.weight)
+    assert_right(packed, torch.randn(ROWS, IN), calls=40)
+    assert packed.packed_bytes() == 0
+
+
+def test_a_weight_that_never_rests_is_not_packed_for_every_call(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    for _ in range(5):
+        packed.weight.data.add_(1)
+        assert_right(packed, x, calls=1)
+    assert packed.packed_bytes() == 0
+    assert "changed with every call" in packed.packing()
+    assert_right(packed, x)
+    assert packed.packed_bytes() > 0
+
+
+def test_what_cannot_be_watched_is_not_packed() -> None:
+    x = torch.randn(ROWS, IN)
+    with torch.inference_mode():
+        module = layer()
+        assert torch.equal(module(x), module(x))
+        module.weight.data[3, 5] += 7
+    assert_right(module, x)
+    assert "inference mode" in module.packing()
+    shared = layer().share_memory()
+    assert_right(shared, x)
+    assert "shared memory" in shared.packing()
+    wide = layer(dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(x.double()), expected(wide, x.double()))
+    assert "float64" in wide.packing()
+    pruned = layer()
+    torch.nn.utils.prune.random_unstructured(pruned, "weight", 0.5)
+    with torch.no_grad():
+        z = torch.nn.functional.linear(x, pruned.weight, pruned.bias)
+        torch.testing.assert_close(pruned(x), torch.relu(z))
+    assert "no plain parameter" in pruned.packing()
+
+
+def test_without_reference_counts_nothing_is_packed(
+    monkeypatch: pytest.MonkeyPatch, packed_kernel: None
+) -> None:
+    monkeypatch.setattr(packing, "_ALONE", {False: (), True: ()})
+    module = layer()
+    assert_right(module, torch.randn(ROWS, IN))
+    assert module.packed_bytes() == 0
+
+
+def test_without_a_digest_a_weight_that_was_handed_out_is_packed_anew(
+    monkeypatch: pytest.MonkeyPatch, packed_kernel: None
+) -> None:
+    monkeypatch.setattr(packing, "core", lambda: None)
+    module = layer()
+    x = torch.randn(ROWS, IN)
+    assert_right(module, x)
+    module.weight.data[3, 5] += 7
+    assert_right(module, x)
+    assert module.packed_bytes() > 0
+
+
+@pytest.mark.parametrize("mutate", ["weight", "data"])
+def test_compiled_code_that_writes_to_the_weight_is_noticed(packed: Linear, mutate: str) -> None:
+    torch._dynamo.reset()
+
+    def write() -> None:
+        with torch.no_grad():
+            (packed.weight if mutate == "weight" else packed.weight.data).mul_(1.5)
+
+    compiled = torch.compile(write, backend="aot_eager")
+    x = torch.randn(ROWS, IN)
+    for _ in range(3):
+        compiled()
+        assert_right(packed, x)
+
+
+# --- pack, unpack, and what is promised ---------------------------------------------------------------------
+
+
+def test_pack_and_unpack(packed_kernel: None) -> None:
+    module = layer()
+    assert module.packing() == "not packed: a parameter was replaced"
+    assert module.pack(ROWS) == module.packed_bytes() > 0
+    module.unpack()
+    assert module.packed_bytes() == 0
+    assert module.pack(torch.randn(ROWS, IN)) > 0
+    with tilewright.options(pack=False):
+        assert_right(module, torch.randn(ROWS, IN))
+        with pytest.raises(ArgumentError, match="pack=False"):
+            module.pack()
+    module.train()
+    assert module.packed_bytes() == 0
+    with pytest.raises(ArgumentError, match=r"call eval\(\) first"):
+        module.pack()
+
+
+def test_options_without_packing(packed_kernel: None) -> None:
+    module = layer()
+    with tilewright.options(pack=False, backend=None):
+        assert_right(module, torch.randn(ROWS, IN))
+    assert module.packed_bytes() == 0
+
+
+def test_a_held_weight_is_packed_on_the_users_word_alone(packed_kernel: None) -> None:
+    module, x = layer(), torch.randn(ROWS, IN)
+    weight = module.weight
+    with pytest.raises(ArgumentError, match=r"others hold .*; pack\(frozen=True\) packs it on your word"):
+        module.pack(ROWS)
+    assert module.pack(ROWS, frozen=True) > 0
+    assert_right(module, x)
+    assert module.packed_bytes() > 0
+    # Counted, uncounted of many elements, of the first and of the last one.
+    with torch.no_grad():
+        weight[3, 5] += 7
+    assert_right(module, x)
+    weight.data.mul_(2)
+    assert_right(module, x)
+    weight.data[0, 0] += 7
+    assert_right(module, x)
+    weight.data[-1, -1] += 7
+    assert_right(module, x)
+    # What was promised not to happen: noticed once the user says so.
+    weight.data[3, 5] += 7
+    module.repack()
+    assert_right(module, x)
+    assert module.packed_bytes() > 0
+    module.unpack()
+    assert_right(module, x)
+    assert module.packed_bytes() == 0
+
+
+# --- copies, pickles, threads, processes --------------------------------------------------------------------
+
+
+def test_what_was_packed_does_not_travel(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    plain = io.BytesIO()
+    torch.save(layer(), plain)
+    stored = io.BytesIO()
+    torch.save(packed, stored)
+    assert stored.tell() < plain.tell() + 200
+    stored.seek(0)
+    for other in (
+        copy.deepcopy(packed),
+        pickle.loads(pickle.dumps(packed)),
+        torch.load(stored, weights_only=False),
+    ):
+        assert isinstance(other, Linear)
+        assert other.packed_bytes() == 0
+        assert other.activation == "relu"
+        other.weight.data[3, 5] += 7
+        assert_right(other, x)
+        assert_right(packed, x)
+        assert other.packed_bytes() > 0
+    assert set(packed.state_dict()) == {"weight", "bias"}
+
+
+def test_activation_may_change(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    for activation in ACTIVATIONS:
+        packed.activation = activation
+        assert_right(packed, x)
+
+
+def test_sixteen_threads_at_once(packed_kernel: None) -> None:
+    module, x = layer(), torch.randn(ROWS, IN)
+    options = settings.current()
+    right = expected(module, x).detach()
+    results: list[Tensor] = []
+    failures: list[BaseException] = []
+    barrier = threading.Barrier(16)
+
+    def work() -> None:
+        try:
+            barrier.wait()
+            with settings.applied(options), torch.no_grad():
+                results.extend([module(x) for _ in range(50)])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(results) == 800
+    torch.testing.assert_close(results[0], right)
+    assert all(torch.equal(y, results[0]) for y in results), "the bits depend on the other threads"
+    assert module.packed_bytes() > 0
+
+
+def test_writes_between_calls_of_many_threads(packed_kernel: None) -> None:
+    module, x = layer(), torch.randn(ROWS, IN)
+    options = settings.current()
+    failures: list[str] = []
+    barrier = threading.Barrier(4)
+
+    def work(leader: bool) -> None:
+        with settings.applied(options), torch.no_grad():
+            for step in range(20):
+                if leader:
+                    module.weight.data[step, step] += 1
+                barrier.wait()
+                right = all(torch.allclose(module(x), expected(module, x), atol=1e-5) for _ in range(3))
+                failures.extend([] if right else [f"step {step}"])
+                barrier.wait()
+
+    threads = [threading.Thread(target=work, args=(i == 0,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_forked_child_packs_for_itself(packed: Linear) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # OpenMP's other threads do not survive a fork
+    x = torch.randn(ROWS, IN)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with packing._lock, frozen._packing:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    try:
+        assert_right(packed, x)
+        thread.start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                packed.weight.data[3, 5] += 7
+                assert_right(packed, x)
+                status = 0
+            finally:
+                os._exit(status)
+        for _ in range(600):
+            found, state = os.waitpid(child, os.WNOHANG)
+            if found:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, signal.SIGKILL)
+            pytest.fail("the child waits for a lock that nobody holds")
+        assert os.waitstatus_to_exitcode(state) == 0
+    finally:
+        done.set()
+        thread.join()
+        torch.set_num_threads(threads)
+    assert_right(packed, x)
+
+
+def test_a_call_of_another_thread_is_waited_for(monkeypatch: pytest.MonkeyPatch, packed_kernel: None) -> None:
+    answers = iter([(0,), (0,)])
+    references = packing._references
+    monkeypatch.setattr(packing, "_references", lambda module: next(answers, None) or references(module))
+    module = layer()
+    assert_right(module, torch.randn(ROWS, IN), calls=1)
+    assert module.packed_bytes() > 0
