@@ -174,7 +174,7 @@ def _copy_of(b_layout: str) -> Callable[[FrozenOperand], Tensor]:
 
 _copies: dict[str, Callable[[Tensor], Tensor]] = {
     "row": lambda b: b.contiguous(),
-    "col": lambda b: b.mT.contiguous().mT,
+    "col": lambda b: b.mT.contiguous().mT if b.dim() > 1 else b.contiguous(),
 }
 
 Core = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]

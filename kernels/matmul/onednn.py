@@ -28,20 +28,21 @@ def form_of(problem: MatmulProblem) -> Callable[[FrozenOperand], Tensor]:
     """What finds the problem's B in oneDNN's layout, and has it reordered on the first call."""
     rows = next((rows for most, rows in _CLASSES if problem.m <= most), _MANY_ROWS)
     # oneDNN blocks for the threads at hand.
-    layout = ("onednn", rows, problem.threads)
+    layout, shape = ("onednn", rows, problem.threads), (problem.k, problem.n)
 
     def form(b: FrozenOperand) -> Tensor:
         found = b.forms.get(layout)
         if found is None:
-            found = b.pack(layout, lambda weight: _reordered(weight, rows, list(b.forms.items())))
+            found = b.pack(layout, lambda weight: _reordered(weight, shape, rows, list(b.forms.items())))
         packed: Tensor = found
         return packed
 
     return form
 
 
-def _reordered(b: Tensor, rows: int, others: Iterable[tuple[Any, Any]]) -> Tensor:
-    form: Tensor = torch.ops.mkldnn._reorder_linear_weight(b.mT.contiguous(), rows)
+def _reordered(b: Tensor, shape: tuple[int, int], rows: int, others: Iterable[tuple[Any, Any]]) -> Tensor:
+    weight = b.reshape(shape).mT.contiguous()
+    form: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     contents = _contents(form)
     for (name, *_), other in others:
         if name == "onednn" and np.array_equal(_contents(other), contents):

@@ -85,7 +85,8 @@ class CpuMatmul:
             )
         except ValueError as error:
             raise DeviceError(f"matmul: {config} cannot run {problem.describe()}: {error}") from error
-        if config.pack_b == "frozen":
+        # An output without elements needs no B, and nothing to compute says nothing about how to lay B out.
+        if config.pack_b == "frozen" and math.prod(problem.out_shape) > 0:
             return _launcher(plan.run, problem, _packed_address(plan, config))
         launch = _launcher(plan.run, problem, Tensor.data_ptr)
         return unwrapped(launch) if problem.frozen_b else launch
