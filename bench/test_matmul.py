@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from tilewright.benchmark.contenders import CUBLASLT, EAGER, PREPACKED, Operands, lineup
-from tilewright.benchmark.results import OURS
+from tilewright.benchmark.results import OURS, PACKED
 from tilewright.benchmark.shapes import Shape, named
 from tilewright.tuner import device as devices
 
-CONTENDERS = (*EAGER.values(), PREPACKED, CUBLASLT, OURS, f"{OURS} cpu", f"{OURS} triton")
+CONTENDERS = (*EAGER.values(), PREPACKED, CUBLASLT, OURS, PACKED, f"{OURS} cpu", f"{OURS} triton")
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 

@@ -14,7 +14,7 @@ import torch
 from tilewright.benchmark import contenders
 from tilewright.benchmark.accuracy import judge
 from tilewright.benchmark.contenders import PREPACKED, Operands, lineup
-from tilewright.benchmark.results import CSV_COLUMNS, OURS, Entry, Report, ShapeResult
+from tilewright.benchmark.results import CSV_COLUMNS, OURS, PACKED, Entry, Report, ShapeResult
 from tilewright.benchmark.run import Settings, run
 from tilewright.benchmark.shapes import LISTS, ROWS, Shape, named
 from tilewright.errors import ArgumentError
@@ -70,6 +70,24 @@ def test_summaries_use_every_shape_and_the_best_right_result() -> None:
     assert best.geomean == pytest.approx(math.sqrt(8.0))
     assert best.worst == 1.0
     assert both.choices() == {"cpu": 2}
+
+
+def test_packed_layers_are_summed_up_beside_plain_calls() -> None:
+    found = report(result(TINY, entry("torch linear", 4.0), entry(PREPACKED, 2.0), entry(PACKED, 1.0)))
+    assert found.summaries() == []
+    assert [summary.geomean for summary in found.summaries(PACKED)] == [4.0, 2.0]
+    assert [summary["geomean"] for summary in found.to_dict()["packed_summaries"]] == [4.0, 2.0]
+
+
+def test_a_packed_contender_runs_on_packed_weights_of_its_own() -> None:
+    given = operands()
+    with torch.inference_mode():
+        found = lineup(given, torch_contenders=False)
+        (packed,) = [each for each in found.contenders if each.name == PACKED]
+        y = packed.run(0)
+        given.weights[0].zero_()
+        assert torch.equal(packed.run(0), y)
+    assert found.details[PACKED]
 
 
 def test_floor_is_the_longer_of_arithmetic_and_memory() -> None:
@@ -147,7 +165,7 @@ def test_every_contender_computes_the_same(layout: Any) -> None:
     with torch.inference_mode():
         found = lineup(given)
         names = {contender.name for contender in found.contenders}
-        assert {"torch linear", "torch matmul", OURS, f"{OURS} aten"} <= names
+        assert {"torch linear", "torch matmul", OURS, PACKED, f"{OURS} aten"} <= names
         assert PREPACKED in names | set(found.absent)
         results = []
         for contender in found.contenders:

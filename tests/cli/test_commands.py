@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import tilewright
 from tilewright.benchmark.shapes import LISTS
 from tilewright.kernels import registry
 from tilewright.tuner import device
@@ -85,7 +86,14 @@ def test_bench_writes_everything(invoke: Invoke, tmp_path: Path) -> None:
     options = ("--json", paths[0], "--csv", paths[1], "--plot", paths[2])
     result = invoke("bench", "matmul", *SMALL, *FAST, "--activation", "gelu", "--threads", 1, *options)
     assert result.exit_code == 0, result.output
-    for expected in ("torch linear", "torch matmul", "tilewright aten", "geomean", "chosen:"):
+    for expected in (
+        "torch linear",
+        "torch matmul",
+        "tilewright aten",
+        "geomean",
+        "chosen:",
+        "tilewright packed is",
+    ):
         assert expected in result.stdout
     report = json.loads(paths[0].read_text())
     assert report["environment"]["threads"] == 1
@@ -184,6 +192,21 @@ def test_tune_then_explain(invoke: Invoke, own_store: Path, tmp_path: Path) -> N
     assert explained["choice"]["source"] == "store"
     assert explained["choice"]["backend"] == tuned["backend"]
     assert explained["choice"]["config"]["text"] == tuned["config"]
+
+
+def test_tune_of_packed_weights_serves_layers(invoke: Invoke, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.json"
+    result = invoke("tune", "matmul", *SMALL, "--budget-s", 0.1, "--packed", "--no-bias", "--json", out)
+    assert result.exit_code == 0, result.output
+    plain, packed = json.loads(out.read_text())["results"]
+    assert packed["problem"] == f"{plain['problem']} frozen"
+    m, n, k = (int(value) for value in SMALL[1::2])
+    layer = tilewright.nn.Linear(k, n, bias=False).eval()
+    with torch.no_grad():
+        choice = tilewright.explain(layer, torch.randn(m, k)).choice
+    assert (choice.source, str(choice.config)) == ("store", packed["config"])
+    refused = invoke("tune", "matmul", *SMALL, "--packed", "--device", "cuda")
+    assert refused.exit_code != 0
 
 
 def test_tune_keeps_what_is_finished(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

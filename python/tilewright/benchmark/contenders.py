@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tilewright import dispatch, settings
-from tilewright.benchmark.results import OURS
+from tilewright.benchmark.results import OURS, PACKED
 from tilewright.benchmark.shapes import Shape
 from tilewright.benchmark.timing import Contender, first_line
 from tilewright.errors import Error
 from tilewright.kernels import registry
 from tilewright.kernels.epilogue import activate
 from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.nn import Linear
 from tilewright.ops import PROBLEMS, linear, matmul
 
 Layout = Literal["linear", "matmul"]
@@ -134,6 +135,8 @@ def lineup(
         if compile_budget is not None:
             _add_compiled(operands, found, compile_budget)
     _add_ours(operands, found, OURS, nullcontext)
+    if operands.device.type == "cpu":
+        _add_packed(operands, found)
     names = registry.backends("matmul") if backends is None else backends
     for name in names:
         if name != "reference":  # the float64 oracle is no contender
@@ -153,6 +156,35 @@ def _add_ours(
         return
     found.contenders.append(Contender(name, operands.call, scope))
     found.details[name] = f"{choice.backend}: {choice.config} [{choice.source}]"
+
+
+def _add_packed(operands: Operands, found: Lineup) -> None:
+    """Layers with weights of their own: one that others hold too would not be packed."""
+    # Tensors made in inference mode would not be packed either.
+    with torch.inference_mode(False), torch.no_grad():
+        layers = []
+        for weight, bias in zip(operands.as_linear, operands.biases, strict=True):
+            layer = Linear(operands.shape.k, operands.shape.n, bias is not None, operands.activation, "meta")
+            layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+            if bias is not None:
+                layer.bias = torch.nn.Parameter(bias.clone(), requires_grad=False)
+            layers.append(layer.eval())
+        try:
+            for layer, example in zip(layers, operands.x, strict=True):
+                layer.pack(example)
+            problem = layers[0].problem(operands.x[0])[1]
+            choice = dispatch.choose("matmul", problem, settings.current())
+        except Error as error:
+            found.absent[PACKED] = first_line(error)
+            return
+    x = operands.x
+
+    def run(index: int) -> Tensor:
+        y: Tensor = layers[index](x[index])
+        return y
+
+    found.contenders.append(Contender(PACKED, run))
+    found.details[PACKED] = f"{choice.backend}: {choice.config} [{choice.source}]"
 
 
 def _add_eager(operands: Operands, found: Lineup) -> None:

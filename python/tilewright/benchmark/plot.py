@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.benchmark.contenders import COMPILED, CUBLASLT, EAGER, PREPACKED
-from tilewright.benchmark.results import OURS, Report
+from tilewright.benchmark.results import OURS, PACKED, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ COLOURS = {
     CUBLASLT: "#0072B2",
     COMPILED: "#CC79A7",
     OURS: "#D55E00",
+    PACKED: "#B2182B",
     f"{OURS} cpu": "#E69F00",
     f"{OURS} triton": "#009E73",
     f"{OURS} cuda": "#F0E442",
@@ -27,6 +28,7 @@ COLOURS = {
 }
 _MARKERS = {
     OURS: "D",
+    PACKED: "P",
     f"{OURS} cpu": "^",
     f"{OURS} triton": "^",
     f"{OURS} cuda": "v",
@@ -150,34 +152,34 @@ def draw_roofline(axes: Axes, report: Report) -> None:
 
 
 def draw_speedups(axes: Axes, report: Report) -> None:
-    """How many times faster than the eager call and than the best of torch, a pair of bars per shape."""
+    """How many times faster than the eager call and than the best of torch; with a packed weight, than the best."""
     shapes = report.shapes[:_MOST_BARS]
-    pairs = []
-    for result in shapes:
-        entry = result.entry(OURS)
-        pairs.append(
-            tuple(
-                report.ratio(result, entry, best=best) if entry is not None else None
-                for best in (False, True)
-            )
-        )
-    labels = [
-        f"against {s.against}: geomean {s.geomean:.2f}, p10 {s.p10:.2f}, worst {s.worst:.2f}"
-        for s in report.summaries()
-    ]
-    for offset, column, colour, label in zip(
-        (-0.2, 0.2), (0, 1), ("#D55E00", "#0072B2"), labels, strict=False
-    ):
-        heights = [math.nan if (ratio := pair[column]) is None else ratio for pair in pairs]
-        axes.bar([i + offset for i in range(len(heights))], heights, width=0.38, color=colour, label=label)
+    bars = []
+    for contender, colours in ((OURS, ("#D55E00", "#0072B2")), (PACKED, (None, "#999999"))):
+        for best, colour, summary in zip((False, True), colours, report.summaries(contender), strict=False):
+            if colour is not None:
+                what = "against" if contender == OURS else "packed, against"
+                label = f"{what} {summary.against}: geomean {summary.geomean:.2f}, p10 {summary.p10:.2f}, "
+                bars.append((contender, best, colour, f"{label}worst {summary.worst:.2f}"))
+    highest = 1.0
+    for number, (contender, best, colour, label) in enumerate(bars):
+        entries = [result.entry(contender) for result in shapes]
+        ratios = [
+            report.ratio(result, entry, best=best) if entry is not None else None
+            for result, entry in zip(shapes, entries, strict=True)
+        ]
+        width = 0.8 / len(bars)
+        places = [i + (number - (len(bars) - 1) / 2) * width for i in range(len(shapes))]
+        heights = [math.nan if ratio is None else ratio for ratio in ratios]
+        axes.bar(places, heights, width=0.95 * width, color=colour, label=label)
+        highest = max(highest, *(ratio for ratio in ratios if ratio is not None))
     axes.axhline(1.0, color="black", linewidth=0.9)
     axes.set_title("Speed-up of what tilewright chooses")
     axes.set_xticks(range(len(shapes)), [str(result.shape) for result in shapes], rotation=90, fontsize=6.5)
     axes.set_xlim(-0.7, len(shapes) - 0.3)
     axes.set_ylabel("× faster (above 1)")
     axes.grid(axis="x", visible=False)
-    highest = max((height for pair in pairs for height in pair if height is not None), default=1.0)
-    axes.set_ylim(0, 1.3 * max(highest, 1.0))  # room for the legend
+    axes.set_ylim(0, 1.3 * highest)  # room for the legend
     axes.legend(loc="upper left")
 
 

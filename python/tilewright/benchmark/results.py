@@ -17,6 +17,9 @@ FORMAT = 1
 OURS = "tilewright"
 """The contender that runs what tilewright chooses."""
 
+PACKED = f"{OURS} packed"
+"""The same through a layer of `tilewright.nn`, whose weight is packed: what "oneDNN prepacked" compares with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -146,6 +149,7 @@ class Report:
             "baseline": self.baseline,
             "torch": list(self.torch),
             "summaries": [asdict(summary) for summary in self.summaries()],
+            "packed_summaries": [asdict(summary) for summary in self.summaries(PACKED)],
             "choices": self.choices(),
             "shapes": [self._plain(result) for result in self.shapes],
         }

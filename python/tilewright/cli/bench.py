@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tilewright import dispatch, tuner
 from tilewright.benchmark.contenders import Layout
-from tilewright.benchmark.results import OURS, Report, ShapeResult
+from tilewright.benchmark.results import OURS, PACKED, Report, ShapeResult
 from tilewright.benchmark.run import Settings, run
 from tilewright.benchmark.shapes import Shape
 from tilewright.cli import arguments
@@ -50,6 +50,7 @@ def bench_matmul(
 ) -> None:
     """Time matmul against eager torch in both layouts, oneDNN prepacked (or cuBLASLt), and torch.compile.
 
+    "tilewright packed" is a layer of tilewright.nn, whose weight is packed beforehand as oneDNN's is.
     Runs interleaved in one process, on random data in buffers that rotate past the last-level cache; every
     result is compared with float64. Rounds in which the machine slowed down are repeated. Times are medians
     with the 20th and 80th percentile; roofline is the share of what the peak and bandwidth, measured in this
@@ -78,7 +79,8 @@ def bench_matmul(
     remarks, console = arguments.error_console(), arguments.result_console()
     if tune:
         with arguments.threads(threads):
-            found = tuner.tune_problems(problems_of(listed, settings), budget_s=tune_budget_s)
+            problems = problems_of(listed, settings, frozen=device == "cpu")
+            found = tuner.tune_problems(problems, budget_s=tune_budget_s)
         dispatch.forget()
         if found.interrupted:
             raise typer.Exit(130)
@@ -147,7 +149,7 @@ def _table(report: Report, result: ShapeResult) -> Table:
     for entry in result.entries:
         ratios = [report.ratio(result, entry, best=which) for which in (False, True)]
         error = f"{entry.error:.1e}" if entry.right else f"[red]{entry.error:.1e} WRONG[/red]"
-        style = "bold" if entry.contender == OURS else "green" if entry.p50 == best else ""
+        style = "bold" if entry.contender in (OURS, PACKED) else "green" if entry.p50 == best else ""
         table.add_row(
             entry.contender,
             format_seconds(entry.p50),
@@ -179,12 +181,13 @@ def _print_summary(console: Console, report: Report) -> None:
             "[yellow]some results beat the measured peak: other work held the probes up, so the roofline "
             "shares mean nothing; measure on a quiet machine[/yellow]"
         )
-    for summary in report.summaries():
-        console.print(
-            f"tilewright is [bold]{summary.geomean:.2f}×[/bold] {summary.against} over {summary.shapes} shapes "
-            f"(geomean; p10 {summary.p10:.2f}×, worst {summary.worst:.2f}× at {summary.worst_shape})",
-            highlight=False,
-        )
+    for contender in (OURS, PACKED):
+        for summary in report.summaries(contender):
+            console.print(
+                f"{contender} is [bold]{summary.geomean:.2f}×[/bold] {summary.against} over {summary.shapes} shapes "
+                f"(geomean; p10 {summary.p10:.2f}×, worst {summary.worst:.2f}× at {summary.worst_shape})",
+                highlight=False,
+            )
     counts = ", ".join(f"{backend} {count}" for backend, count in sorted(report.choices().items()))
     console.print(f"chosen: {counts}", highlight=False)
 

@@ -14,24 +14,31 @@ from tilewright.benchmark.shapes import Shape
 from tilewright.ops import PROBLEMS
 
 
-def problem_of(shape: Shape, settings: Settings) -> tuple[str, Any]:
-    """(operation, problem) of the public function that `settings.layout` names."""
+def problem_of(shape: Shape, settings: Settings, *, frozen: bool = False) -> tuple[str, Any]:
+    """(operation, problem) of the public function that `settings.layout` names; `frozen`, of a packed layer."""
     device = torch.device(settings.device)
     n, k = shape.n, shape.k
     # Allocated, never touched: the system backs no page of it.
     x = torch.empty(shape.m, k, dtype=settings.dtype, device=device)
-    weight = torch.empty(
-        *((n, k) if settings.layout == "linear" else (k, n)), dtype=settings.dtype, device=device
-    )
+    layout = "linear" if frozen else settings.layout
+    weight = torch.empty(*((n, k) if layout == "linear" else (k, n)), dtype=settings.dtype, device=device)
     bias = torch.empty(n, dtype=settings.dtype, device=device) if settings.bias else None
     precision: Any = settings.precision if device.type == "cuda" else "auto"
     with options.options(precision=precision):
-        return PROBLEMS[settings.layout](x, weight, bias=bias, activation=settings.activation)
+        given: dict[str, Any] = {"frozen": True} if frozen else {}
+        return PROBLEMS[layout](x, weight, bias=bias, activation=settings.activation, **given)
 
 
-def problems_of(shapes: Iterable[Shape], settings: Settings) -> dict[tuple[str, Any], None]:
-    """As `tuner.recording` collects them."""
-    return {problem_of(shape, settings): None for shape in shapes}
+def problems_of(
+    shapes: Iterable[Shape], settings: Settings, *, frozen: bool = False
+) -> dict[tuple[str, Any], None]:
+    """As `tuner.recording` collects them; with `frozen`, each shape's problem as a packed layer's, too."""
+    found: dict[tuple[str, Any], None] = {}
+    for shape in shapes:
+        found[problem_of(shape, settings)] = None
+        if frozen:
+            found[problem_of(shape, settings, frozen=True)] = None
+    return found
 
 
 def on_other_device(problem: Any, *, precision: str) -> Any:

@@ -29,6 +29,9 @@ def tune_matmul(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 on GPUs: ieee or tf32.")] = "ieee",
     threads: arguments.ThreadsOption = None,
+    packed: Annotated[
+        bool, typer.Option("--packed", help="Also for packed weights, those of layers of tilewright.nn.")
+    ] = False,
     budget_s: Annotated[float, typer.Option(min=0.01, help="Seconds per problem.")] = 4.0,
     json: arguments.JsonOption = None,
 ) -> None:
@@ -48,9 +51,11 @@ def tune_matmul(
         threads=threads,
         precision=precision,
     )
+    if packed and device != "cpu":
+        raise ArgumentError(f"--packed with --device {device}: weights are packed on CPUs only; leave it out")
     listed = arguments.shapes(shapes, m, n, k)
     with arguments.threads(threads):
-        report = tuner.tune_problems(problems_of(listed, settings), budget_s=budget_s)
+        report = tuner.tune_problems(problems_of(listed, settings, frozen=packed), budget_s=budget_s)
     dispatch.forget()
     console = arguments.result_console()
     console.print(escape(str(report)), soft_wrap=True, highlight=False)
