@@ -43,19 +43,19 @@ class Linear(torch.nn.Linear):
     In training, wherever a gradient is wanted, and wherever somebody watches or rewrites the call (``torch.compile``,
     ``torch.export``, functorch, forward-mode AD, FLOP counters, fake tensors, tensor subclasses), it is
     `tilewright.linear`. In inference on a CPU it goes past torch's dispatcher, and the weight is kept *packed*: laid
-    out for the kernel that runs, once. That takes as much memory as the weight itself (`packed_bytes`),
-    ``tilewright.options(pack=False)`` does without.
+    out for the kernel that runs, once, by the first call. That takes about as much memory as the weight itself
+    (`packed_bytes`); training mode frees it, ``tilewright.options(pack=False)`` does without.
 
-    A packed weight is never used after the weight has changed. In-place updates, ``load_state_dict``, ``.to()``,
-    optimizer steps and replaced parameters are noticed, and so are writes that torch does not count
-    (``weight.data.mul_(2)``, NumPy views, DLPack): whoever writes must have got the weight from the module, which
-    takes note of that, checks afterwards by a digest of the whole weight, and does not pack a weight that others
-    still refer to. What cannot be noticed: writes through an address that was kept without the tensor (``data_ptr``,
-    ctypes) or through ``vars(module)["_parameters"]``.
+    A packed weight is not used once the weight has changed. In-place updates, ``load_state_dict``, ``.to()``, optimizer
+    steps and replaced parameters are noticed, and so are writes that torch does not count (``weight.data[0] = 2``,
+    NumPy views, DLPack): whoever writes must have got the weight from the module. The module takes note of that, has
+    the next call read all of the weight to see whether it changed, and does not use a packed weight while others
+    refer to the weight or to its memory. What it cannot notice are writes through an address that was kept without the
+    tensor (``data_ptr``, ctypes), or through what was taken from ``vars(module)``.
 
-    A weight that others refer to all the time (the optimizer of a training that goes on, tied modules, weights that
-    lie in shared memory or were made in inference mode) is not packed; `packing` says so. For all but the last two
-    ``pack(frozen=True)`` packs it on your word.
+    A weight that others refer to all the time (an optimizer, a tied module, the module given to `from_torch`) is
+    therefore not packed, nor is one that lies in shared memory or was made in inference mode; `packing` says so. Where
+    it is but others that refer to it, ``pack(frozen=True)`` packs it on your word.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `torch.nn.Linear`.

@@ -182,22 +182,18 @@ class Packing:
 
     def settle(self, module: Any) -> Snapshot | None:
         """Finds out whether the weight may be packed, and whether what was packed of it is still right."""
+        if self.held and not self.promised and not self._let_go(module):
+            return None
         with _lock:
             token = self.lent
             reason = _obstacle(module.__dict__["_parameters"].get("weight"))
             if reason is not None:
-                self.snapshot, self.reason = None, reason
+                self.snapshot, self.reason, self.held = None, reason, 0
                 return None
             if self.snapshot is not None and not self.snapshot.is_of(module):
                 self._forget()
             alone = self._alone(module)
             if not alone and not self.promised:
-                self.held += 1
-                if self.held > _MOST_HELD:
-                    self.snapshot = None
-                self.reason = (
-                    "others hold the weight or its memory too (an optimizer, a tied module, an array)"
-                )
                 return None
             self.held = 0
             if self.snapshot is not None and not self.snapshot.unchanged():
@@ -225,6 +221,10 @@ class Packing:
         self.candidate, self.reason = seen, "the weight changed with every call so far"
         return False
 
+    def _let_go(self, module: Any) -> bool:
+        """Whether those that held the weight may have let go of it: a look before `settle` takes the lock."""
+        return (self.snapshot is not None and not self.snapshot.is_of(module)) or self._alone(module)
+
     def _alone(self, module: Any) -> bool:
         """Whether the module alone refers to its weight. Calls in other threads do so for moments, too."""
         for attempt in range(1 if self.held else _PATIENCE):
@@ -232,6 +232,10 @@ class Packing:
                 time.sleep(1e-4 * attempt)
             if _references(module) == _ALONE[self.snapshot is not None]:
                 return True
+        self.held += 1
+        self.reason = "others hold the weight or its memory too (an optimizer, a tied module, an array)"
+        if self.held > _MOST_HELD and not self.promised:
+            self.snapshot = None
         return False
 
 
@@ -287,10 +291,13 @@ def _sample(weight: Tensor) -> int | None:
 def _references(module: Any) -> tuple[int, ...]:
     """How many refer to the parameters' dictionary, to the weight, and to its memory."""
     parameters = module.__dict__["_parameters"]
-    weight = parameters["weight"]
+    weight: Any = parameters.get("weight")
+    if type(weight) is not Parameter:
+        return ()
     storage = weight.untyped_storage()
     uses = -1 if _storage_uses is None else _storage_uses(storage._cdata)
-    return getrefcount(parameters), getrefcount(weight), weight._use_count(), getrefcount(storage), uses
+    impls = weight._use_count()  # type: ignore[attr-defined]
+    return getrefcount(parameters), getrefcount(weight), impls, getrefcount(storage), uses
 
 
 def _calibrate() -> dict[bool, tuple[int, ...]]:
@@ -300,8 +307,10 @@ def _calibrate() -> dict[bool, tuple[int, ...]]:
     snapshot = Snapshot(module._parameters["weight"])
     found = {False: without, True: _references(module)}
     del snapshot
-    # A torch that does not tell how often memory is used leaves nothing to go by.
-    return found if _storage_uses is not None else {False: (), True: ()}
+    # With a torch that does not tell how often memory is used, or where somebody (a debugger) refers to our own
+    # variables, there is nothing to go by: no weight counts as alone.
+    usable = all(count <= most for count, most in zip(without, (3, 3, 1, 3, 2), strict=True))
+    return found if usable and _storage_uses is not None else {False: (0,), True: (0,)}
 
 
 _ALONE = _calibrate()

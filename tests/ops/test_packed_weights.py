@@ -112,7 +112,7 @@ def test_what_cannot_be_watched_is_not_packed() -> None:
 def test_without_reference_counts_nothing_is_packed(
     monkeypatch: pytest.MonkeyPatch, packed_kernel: None
 ) -> None:
-    monkeypatch.setattr(packing, "_ALONE", {False: (), True: ()})
+    monkeypatch.setattr(packing, "_ALONE", {False: (0,), True: (0,)})
     module = layer()
     assert_right(module, torch.randn(ROWS, IN))
     assert module.packed_bytes() == 0
