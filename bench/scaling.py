@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from tilewright.benchmark.ceiling import measure_ceiling
 from tilewright.benchmark.environment import environment
 from tilewright.benchmark.shapes import Shape
 from tilewright.kernels.dtypes import DTYPE_NAMES
@@ -30,7 +31,6 @@ from tilewright.kernels.matmul.bound import oracle
 from tilewright.kernels.matmul.inputs import random_inputs
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.tuner import device as devices
-from tilewright.tuner import probe
 from tilewright.tuner.search import TuneResult, search
 
 SHAPES = (
@@ -69,7 +69,8 @@ def measure(shape: Shape, dtype: torch.dtype, threads: int) -> dict[str, Any]:
     problem = problem_of(shape, dtype, threads)
     generator = torch.Generator().manual_seed(0)
     torch.set_num_threads(threads)
-    spec = probe.measure(devices.current("cpu"), 0)
+    spec = devices.current("cpu")
+    ceiling = measure_ceiling(torch.device("cpu"), dtype, threads=threads, llc_bytes=spec.llc_bytes)
     result = search(
         problem,
         "matmul",
@@ -79,8 +80,10 @@ def measure(shape: Shape, dtype: torch.dtype, threads: int) -> dict[str, Any]:
         budget_s=BUDGET_S,
     )
     seconds, config = ours(result)
-    peak = spec.peak_16bit if dtype == torch.bfloat16 else spec.peak_fp32
-    limit = max(problem.flops() / peak, problem.bytes() / spec.bandwidth)
+    # Probed before and after: a disturbance must not make the ceiling too low.
+    again = measure_ceiling(torch.device("cpu"), dtype, threads=threads, llc_bytes=spec.llc_bytes)
+    ceiling = ceiling.best(again)
+    limit = max(problem.flops() / ceiling.flops, problem.bytes() / ceiling.bandwidth)
     return {
         "shape": shape.name,
         "m": shape.m,
@@ -90,8 +93,8 @@ def measure(shape: Shape, dtype: torch.dtype, threads: int) -> dict[str, Any]:
         "threads": threads,
         "seconds": seconds,
         "share_of_limit": limit / seconds,
-        "peak": peak,
-        "bandwidth": spec.bandwidth,
+        "peak": ceiling.flops,
+        "bandwidth": ceiling.bandwidth,
         "steady": result.steady,
         "config": config,
     }
