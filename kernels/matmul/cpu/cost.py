@@ -110,9 +110,17 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     few = min(1.0, 4 / part_strips) if part_strips > 1 else 0.0
     group_panels = min(max(config.block_n, config.tile_n), columns) / panel
     feeding += few * ((3 / strip_rows) ** 2 + 0.04 * (group_panels - 1))
+    if min(m, config.block_m) * k * 4 / depth > device.llc_bytes / 5:
+        feeding += 0.06  # A does not stay in the last-level cache from one group of columns to the next
+    block_k, unit = min(config.block_k, k), 4 / depth
+    stored = unit if config.pack_b != "private" or config.compute == "bf16" else problem.dtype.itemsize
+    group_bytes = min(max(config.block_n, config.tile_n), columns) * block_k * stored
+    if part_strips > 1:
+        feeding += (
+            0.12 * group_bytes / device.l2_bytes
+        )  # it shares L2 with strips of A and with what comes next
     multiplying = rows * columns * k / (rate * _INNER_LOOP) * feeding
 
-    block_k = min(config.block_k, k)
     k_blocks, m_blocks = _ceil(k, block_k), _ceil(m, config.block_m)
     groups = _ceil(part_panels * panel, max(config.block_n, config.tile_n))
     packing = (
@@ -124,12 +132,9 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
         packing += _PACK * n * k / depth * cycle / used
     finishing = (_FINISH + (_UNFINISHED * k_blocks if k_blocks > 1 else 0)) * rows * columns * cycle
 
-    unit = 4 / depth
-    stored = unit if config.pack_b != "private" or config.compute == "bf16" else problem.dtype.itemsize
     # Strips are read again for every group of panels, panels for every strip: from L2 where they fit.
     core_cache = _bandwidth(device, used, 0.0) / used
     strips_again = rows * k * unit * (groups - 1) if rows * block_k * unit > device.l2_bytes / 2 else 0.0
-    group_bytes = min(max(config.block_n, config.tile_n), columns) * block_k * stored
     panels_again = columns * k * stored * (part_strips - 1) if group_bytes > device.l2_bytes * 0.6 else 0.0
     panels_again += (
         0.2 * columns * k * stored * group_bytes / device.l2_bytes
