@@ -116,16 +116,14 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     stored = unit if config.pack_b != "private" or config.compute == "bf16" else problem.dtype.itemsize
     group_bytes = min(max(config.block_n, config.tile_n), columns) * block_k * stored
     if part_strips > 1:
-        feeding += (
-            0.12 * group_bytes / device.l2_bytes
-        )  # it shares L2 with strips of A and with what comes next
+        # The group shares L2 with strips of A and with the block that is fetched ahead.
+        feeding += 0.12 * group_bytes / device.l2_bytes
     multiplying = rows * columns * k / (rate * _INNER_LOOP) * feeding
 
     k_blocks, m_blocks = _ceil(k, block_k), _ceil(m, config.block_m)
     groups = _ceil(part_panels * panel, max(config.block_n, config.tile_n))
-    packing = (
-        _cycles_for_a(config, problem, depth) * rows * k / depth * cycle / (1 if solo else config.parts_n)
-    )
+    copiers = 1 if solo else config.parts_n
+    packing = _cycles_for_a(config, problem, depth) * rows * k / depth * cycle / copiers
     if config.pack_b == "private":
         packing += _PACK * columns * k / depth * cycle * m_blocks
     elif config.pack_b == "shared":
@@ -136,15 +134,13 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     core_cache = _bandwidth(device, used, 0.0) / used
     strips_again = rows * k * unit * (groups - 1) if rows * block_k * unit > device.l2_bytes / 2 else 0.0
     panels_again = columns * k * stored * (part_strips - 1) if group_bytes > device.l2_bytes * 0.6 else 0.0
-    panels_again += (
-        0.2 * columns * k * stored * group_bytes / device.l2_bytes
-    )  # the next block pushes at this one
+    panels_again += 0.2 * columns * k * stored * group_bytes / device.l2_bytes
     again = (strips_again + panels_again) / core_cache
     computing = rounds * (_overlapped(multiplying, again, 0.8) + packing + finishing)
 
-    traffic = problem.bytes() + (
-        2 * n * k * unit if config.pack_b == "shared" and n * k * unit > device.llc_bytes / 2 else 0
-    )
+    traffic = float(problem.bytes())
+    if config.pack_b == "shared" and n * k * unit > device.llc_bytes / 2:
+        traffic += 2 * n * k * unit  # written, and read again
     reading = traffic / _bandwidth(device, used, problem.bytes())
     hidden = _FETCHED if config.prefetch and config.pack_b == "frozen" else _HIDDEN
     barriers = 0.0 if solo or used == 1 else m_blocks * problem.batch_count * _BARRIER
