@@ -71,8 +71,8 @@ struct Layout {
     part_panels = ceil_div(panels, g.parts_n);
     group_panels = min(group_panels, part_panels);
 
-    // A is read where it lies if its elements are what the kernel multiplies, unless more rows than L1 has ways
-    // fall into the same few of its sets, as they do where they are a multiple of 2 KB apart.
+    // A is read where it lies if its elements are what the kernel multiplies, unless more rows than L1 has
+    // ways fall into the same few of its sets, as they do where they are a multiple of 2 KB apart.
     const bool same = g.a_k == 1 && g.k % Step::kDepth == 0 && sizeof(Element) * Step::kDepth == kAUnit;
     a_row = g.a_m * static_cast<int64_t>(sizeof(Element));
     copies_a = !same || (a_row % 2048 == 0 && min(g.tile_m, block_m) > 8);
