@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.overrides import handle_torch_function, has_torch_function
 
 from tilewright.errors import ArgumentError
+from tilewright.holders import WatchedParameters, weight_of
 from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.epilogue import ACTIVATIONS
 from tilewright.kernels.matmul.problem import MatmulProblem
@@ -50,12 +51,13 @@ class Linear(torch.nn.Linear):
     steps and replaced parameters are noticed, and so are writes that torch does not count (``weight.data[0] = 2``,
     NumPy views, DLPack): whoever writes must have got the weight from the module. The module takes note of that, has
     the next call read all of the weight to see whether it changed, and does not use a packed weight while others
-    refer to the weight or to its memory. What it cannot notice are writes through an address that was kept without the
-    tensor (``data_ptr``, ctypes), or through what was taken from ``vars(module)``.
+    refer to the weight or to its memory. What it cannot notice are uncounted writes through an address that was kept
+    without the tensor (``data_ptr``, ctypes), and through a weight that was got past Python (``dict.get(...)``,
+    compiled code that returns it) and let go of again before the next call.
 
-    A weight that others refer to all the time (an optimizer, a tied module, the module given to `from_torch`) is
-    therefore not packed, nor is one that lies in shared memory or was made in inference mode; `packing` says so. Where
-    it is but others that refer to it, ``pack(frozen=True)`` packs it on your word.
+    A weight that others refer to all the time (an optimizer, a tied module, compiled code, the module that
+    `from_torch` got) is therefore not packed, nor is one that lies in shared memory or was made in inference mode;
+    `packing` says so. Where it is but others that refer to it, ``pack(frozen=True)`` packs it on your word.
 
     Args:
         in_features, out_features, bias, device, dtype: as for `torch.nn.Linear`.
@@ -79,6 +81,7 @@ class Linear(torch.nn.Linear):
     ) -> None:
         self.__dict__["_packing"] = Packing()
         super().__init__(in_features, out_features, bias, device, dtype)
+        self.__dict__["_parameters"] = WatchedParameters(self.__dict__["_parameters"])
         self.activation = activation
 
     @classmethod
@@ -95,11 +98,12 @@ class Linear(torch.nn.Linear):
             raise ArgumentError(
                 f"Linear.from_torch: module is of type {type(module).__name__}; expected a torch.nn.Linear"
             )
-        weight, bias = (module.__dict__["_parameters"].get(name) for name in ("weight", "bias"))
-        if weight is None or torch.nn.parameter.is_lazy(weight):
+        parameters = module.__dict__["_parameters"]
+        weight, bias = parameters.get("weight"), parameters.get("bias")
+        if weight is None or torch.nn.parameter.is_lazy(weight) or "bias" not in parameters:
             raise ArgumentError(
-                "Linear.from_torch: module has no plain weight; expected an initialized torch.nn.Linear; run a lazy "
-                "module once, remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations)"
+                "Linear.from_torch: module has no plain weight and bias; expected an initialized torch.nn.Linear; run "
+                "a lazy module once, remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations)"
             )
         hooks = [name for name, value in vars(module).items() if name.endswith("_hooks") and value]
         if hooks:
@@ -118,7 +122,8 @@ class Linear(torch.nn.Linear):
         """``act(x·weightᵀ + bias + residual)``; x (..., in_features), residual added before the activation."""
         if self._infers(x, residual):
             return self._infer(x, residual)
-        weight, bias = self._lent()
+        # Read as anybody reads it, with a note: whoever sees the call, or computes gradients, may keep it.
+        weight, bias = self.weight, self.bias
         operands: tuple[Any, Any] = (x, residual)
         for operand in operands:
             if operand is not None and not isinstance(operand, Tensor) and has_torch_function((operand,)):
@@ -128,14 +133,6 @@ class Linear(torch.nn.Linear):
                 )
                 return node
         return linear(x, weight, bias, activation=self.activation, residual=residual)
-
-    def _lent(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias for an operation that others see, or that keeps them for the backward pass."""
-        weight = None if _is_compiling() else self.__dict__["_parameters"].get("weight")
-        if weight is None:
-            return self.weight, self.bias
-        self.__dict__["_packing"].lent = object()  # self.weight and self.bias take 2 µs longer
-        return weight, self.__dict__["_parameters"].get("bias")
 
     def _infers(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether it is plain inference on a CPU: nobody wants a gradient, watches the call, or rewrites it."""
@@ -152,19 +149,17 @@ class Linear(torch.nn.Linear):
         )
 
     def _wants_gradient(self, x: Tensor, residual: Tensor | None) -> bool:
-        parameters = self.__dict__["_parameters"]
-        return any_requires_grad(x, residual, parameters.get("weight"), parameters.get("bias"))
+        return any_requires_grad(x, residual, weight_of(self), self.bias)
 
     def _infer(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The result, of which no gradient is wanted: by the packed weight if there is one."""
         found = self._frozen(x)
-        bias = self.__dict__["_parameters"].get("bias")
         if found is None:
-            # Not as self.weight: nothing gets to keep the weight here.
-            weight = self.__dict__["_parameters"].get("weight")
-            weight = self.weight if weight is None else weight
-            return linear(x, weight, bias, activation=self.activation, residual=residual)
-        frozen, bias_key, autocast = found
+            # Read without a note, where it can be: nothing gets to keep the weight here.
+            quiet: Tensor | None = weight_of(self)
+            weight = self.weight if quiet is None else quiet
+            return linear(x, weight, self.bias, activation=self.activation, residual=residual)
+        frozen, bias, bias_key, autocast = found
         if autocast:
             x = x.to(frozen.weight.dtype)
         if profiler._is_profiler_enabled:
@@ -172,8 +167,8 @@ class Linear(torch.nn.Linear):
                 return frozen_linear(x, frozen, bias, bias_key, self.activation, residual)
         return frozen_linear(x, frozen, bias, bias_key, self.activation, residual)
 
-    def _frozen(self, x: Tensor) -> tuple[FrozenWeight, Any, bool] | None:
-        """The packed weight in the dtype that x is multiplied in, the bias's key, and whether autocast casts x.
+    def _frozen(self, x: Tensor) -> tuple[FrozenWeight, Tensor | None, Any, bool] | None:
+        """The packed weight in the dtype that x is multiplied in, bias and bias_key, and whether autocast casts x.
 
         None if a packed weight is not to be used.
         """
@@ -190,8 +185,9 @@ class Linear(torch.nn.Linear):
                 return None
             frozen = snapshot.of(dtype)
         try:
-            return frozen, snapshot.bias_key(self.__dict__["_parameters"].get("bias")), autocast
-        except TypeError:
+            bias = self.__dict__["_parameters"]["bias"]
+            return frozen, bias, snapshot.bias_key(bias), autocast
+        except (KeyError, TypeError):  # parametrized or pruned; no plain tensor
             return None
 
     # --- the packed weight -----------------------------------------------------------------------------------
@@ -228,7 +224,7 @@ class Linear(torch.nn.Linear):
             for example in examples or (1, 128):
                 x = example
                 if not isinstance(x, Tensor):
-                    x = torch.zeros(x, self.in_features, dtype=self.__dict__["_parameters"]["weight"].dtype)
+                    x = torch.zeros(x, self.in_features, dtype=weight_of(self).dtype)
                 self.forward(x)
         return self.packed_bytes()
 
@@ -238,11 +234,13 @@ class Linear(torch.nn.Linear):
         packing: Packing = self.__dict__["_packing"]
         packing.promised = False
         packing.drop("it was unpacked")
+        packing.restless = 0
 
     def repack(self) -> None:
         """Has the next call pack the weight anew: after a write that could not be noticed."""
         packing: Packing = self.__dict__["_packing"]
         packing.drop("it is to be packed anew")
+        packing.restless = 0
 
     def packed_bytes(self) -> int:
         """Memory that packed forms of the weight hold, beside the weight itself."""
@@ -260,14 +258,15 @@ class Linear(torch.nn.Linear):
     def problem(self, x: Tensor, residual: Tensor | None = None) -> tuple[str, MatmulProblem]:
         """(operation, problem) that such a call would pose now; ``tilewright.explain(layer, x)`` explains it."""
         found = self._frozen(x) if self._infers(x, residual) else None
-        weight, bias = (self.__dict__["_parameters"].get(name) for name in ("weight", "bias"))
-        if found is not None:
-            weight = found[0].weight
-            x = x.to(weight.dtype)
-        problem = linear_problem(
-            x, weight, bias, activation=self.activation, residual=residual, frozen=found is not None
+        if found is None:
+            return "matmul", linear_problem(
+                x, self.weight, self.bias, activation=self.activation, residual=residual
+            )
+        weight, bias = found[:2]
+        x = x.to(weight.weight.dtype)
+        return "matmul", linear_problem(
+            x, weight.weight, bias, activation=self.activation, residual=residual, frozen=True
         )
-        return "matmul", problem
 
     # --- the module ------------------------------------------------------------------------------------------
 
@@ -306,30 +305,11 @@ class Linear(torch.nn.Linear):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which start without anything packed."""
         state = self.__dict__.copy()
-        # copy.copy gives the same dictionary of parameters to another module.
-        state.pop("_packing").lent = object()
+        del state["_packing"]
+        state["_parameters"] = dict(state["_parameters"])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__["_packing"] = Packing()
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-
-    # --- whoever gets or changes the weight --------------------------------------------------------------------
-
-    def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)
-        if name == "weight" and not _is_compiling():
-            self.__dict__["_packing"].lent = object()
-        return found
-
-    @property
-    def _parameters(self) -> dict[str, Parameter | None]:
-        # parameters(), state_dict(), load_state_dict(), .to() and the like come this way.
-        if not _is_compiling():
-            self.__dict__["_packing"].lent = object()
-        found: dict[str, Parameter | None] = self.__dict__["_parameters"]
-        return found
-
-    @_parameters.setter
-    def _parameters(self, parameters: dict[str, Parameter | None]) -> None:
-        self.__dict__["_parameters"] = parameters
+        self.__dict__["_parameters"] = WatchedParameters(self.__dict__["_parameters"])

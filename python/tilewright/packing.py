@@ -2,10 +2,11 @@
 
 torch counts most writes to a tensor (``tensor._version``), but not all: ``weight.data.mul_(2)``, a NumPy view, a
 kernel of somebody else's. To write, one needs a reference to the weight or to its memory. So a module packs its weight
-by itself only while nobody else holds one, which Python's and torch's reference counts tell, and notes whenever it
-hands the weight out (``module.weight``, ``parameters()``, ``state_dict()``, all of which pass through the module).
-From then on the packed form rests until every reference is back and a digest of the whole weight shows that nothing
-has changed, or until the weight is packed anew. A call that finds nothing noted compares four small things.
+by itself only while nobody else holds one, which Python's and torch's reference counts tell, and notes whenever the
+weight is taken from it (``module.weight``, ``parameters()``, ``state_dict()``: all of them read the dictionary
+`WatchedParameters`). From then on the packed form rests until every reference is back and a digest of the whole weight
+shows that nothing has changed, or until the weight is packed anew. A call that finds nothing noted compares four small
+things.
 
 A weight that others hold too (an optimizer, a tied module, a NumPy array) is packed only on its user's word that it
 will not be written behind torch's back, `Packing.promised`. Counted writes are noticed then too, and uncounted ones if
@@ -18,13 +19,13 @@ import os
 import threading
 import time
 from sys import getrefcount
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from tilewright.holders import UNHELD, WatchedParameters, alone, weight_of
 from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.ops.checks import dtype_text
 from tilewright.ops.packed import FrozenWeight
@@ -38,7 +39,7 @@ _MOST_HELD = 16
 """Calls after which the packed form of a weight that others hold by now is let go."""
 
 _PATIENCE = 5
-_storage_uses = getattr(torch._C, "_storage_Use_Count", None)
+_get: Any = dict.get
 _lock = threading.RLock()
 
 
@@ -75,7 +76,7 @@ class Snapshot:
         self.digest: int | None = None
         self.sample: int | None = None
         self.token: object = None
-        """`Packing.lent` when it was last known that the module alone held the weight; None if it does not."""
+        """`WatchedParameters.lent` when last the module alone held the weight; None if others do."""
         self.reused = False
         with torch.inference_mode(False), torch.no_grad():
             # Detached, so that it counts as no view of the parameter: `torch.utils.swap_tensors` refuses those.
@@ -85,7 +86,7 @@ class Snapshot:
     def is_of(self, module: Any) -> bool:
         """Whether the module's weight is still this one, in the same memory."""
         return (
-            module.__dict__["_parameters"]["weight"] is self.weight
+            weight_of(module) is self.weight
             and self.weight.data_ptr() == self.address
             and _geometry(self.weight) == self.geometry
         )
@@ -141,16 +142,11 @@ class Snapshot:
 
 
 class Packing:
-    """What a module knows of its packed weight. The module's ``__dict__["_parameters"]`` holds the weight.
+    """What a module knows of its packed weight. The module's ``__dict__["_parameters"]`` is a `WatchedParameters`."""
 
-    `lent` is replaced by a new object whenever the weight is handed out; a snapshot is trusted while it holds the
-    same one. Replacing an attribute is atomic, and one that was replaced never comes back, so no lock is needed.
-    """
-
-    __slots__ = ("candidate", "held", "lent", "promised", "reason", "restless", "snapshot")
+    __slots__ = ("candidate", "held", "promised", "reason", "restless", "snapshot")
 
     def __init__(self) -> None:
-        self.lent: object = object()
         self.snapshot: Snapshot | None = None
         self.promised = False
         self.reason = "it was not called for inference yet"
@@ -170,10 +166,16 @@ class Packing:
         # No local variable holds the weight or the dictionary: another thread's `settle` would count it.
         if (
             snapshot is not None
-            and module.__dict__["_parameters"].get("weight") is snapshot.weight
+            and _get(module.__dict__["_parameters"], "weight") is snapshot.weight
             and snapshot.weight._version == snapshot.version
             and snapshot.weight.data_ptr() == snapshot.address
-            and (snapshot.token is self.lent or (self.promised and snapshot.sampled_alike()))
+            and (
+                (
+                    snapshot.token is module.__dict__["_parameters"].lent
+                    and getrefcount(snapshot.weight) == UNHELD
+                )
+                or (self.promised and snapshot.sampled_alike())
+            )
         ):
             snapshot.reused = True
             return snapshot
@@ -185,26 +187,26 @@ class Packing:
         if self.held and not self.promised and not self._let_go(module):
             return None
         with _lock:
-            token = self.lent
-            reason = _obstacle(module.__dict__["_parameters"].get("weight"))
+            reason = _obstacle(module)
             if reason is not None:
                 self.snapshot, self.reason, self.held = None, reason, 0
                 return None
             if self.snapshot is not None and not self.snapshot.is_of(module):
                 self._forget()
-            alone = self._alone(module)
-            if not alone and not self.promised:
+            token = module.__dict__["_parameters"].lent
+            held = not self._alone(module)
+            if held and not self.promised:
                 return None
             self.held = 0
             if self.snapshot is not None and not self.snapshot.unchanged():
                 self._forget()
-            weight: Parameter = module.__dict__["_parameters"]["weight"]
+            weight = weight_of(module)
             if self.snapshot is None:
                 if self.restless >= _RESTLESS and not self._seen_before(weight, token):
                     return None
                 self.snapshot = Snapshot(weight)
                 self.snapshot.fingerprint()
-            self.snapshot.version, self.snapshot.token = weight._version, token if alone else None
+            self.snapshot.version, self.snapshot.token = weight._version, None if held else token
             return self.snapshot
 
     def _forget(self) -> None:
@@ -230,9 +232,11 @@ class Packing:
         for attempt in range(1 if self.held else _PATIENCE):
             if attempt:
                 time.sleep(1e-4 * attempt)
-            if _references(module) == _ALONE[self.snapshot is not None]:
+            if alone(module, packed=self.snapshot is not None):
                 return True
         self.held += 1
+        if self.snapshot is not None:
+            self.snapshot.token = None  # once they have let go, all of the weight is compared
         self.reason = "others hold the weight or its memory too (an optimizer, a tied module, an array)"
         if self.held > _MOST_HELD and not self.promised:
             self.snapshot = None
@@ -249,8 +253,11 @@ def plain(tensor: Tensor) -> bool:
     )
 
 
-def _obstacle(weight: Any) -> str | None:
-    """Why a weight is not packed, whoever holds it; None if nothing stands against it."""
+def _obstacle(module: Any) -> str | None:
+    """Why a module's weight is not packed, whoever holds it; None if nothing stands against it."""
+    if type(module.__dict__["_parameters"]) is not WatchedParameters:
+        return "the module's dictionary of parameters was replaced by another"
+    weight = weight_of(module)
     if type(weight) is not Parameter:
         return "the weight is no plain parameter (parametrized, swapped by functional_call, a subclass)"
     if not plain(weight) or weight.dim() != 2:
@@ -286,31 +293,3 @@ def _sample(weight: Tensor) -> int | None:
         return None
     found: int = module.sample(weight.data_ptr(), weight.nbytes, _SAMPLES)
     return found
-
-
-def _references(module: Any) -> tuple[int, ...]:
-    """How many refer to the parameters' dictionary, to the weight, and to its memory."""
-    parameters = module.__dict__["_parameters"]
-    weight: Any = parameters.get("weight")
-    if type(weight) is not Parameter:
-        return ()
-    storage = weight.untyped_storage()
-    uses = -1 if _storage_uses is None else _storage_uses(storage._cdata)
-    impls = weight._use_count()  # type: ignore[attr-defined]
-    return getrefcount(parameters), getrefcount(weight), impls, getrefcount(storage), uses
-
-
-def _calibrate() -> dict[bool, tuple[int, ...]]:
-    """What `_references` says of a weight that its module alone holds, without and with a snapshot."""
-    module = SimpleNamespace(_parameters={"weight": Parameter(torch.empty(1, 1), requires_grad=False)})
-    without = _references(module)
-    snapshot = Snapshot(module._parameters["weight"])
-    found = {False: without, True: _references(module)}
-    del snapshot
-    # With a torch that does not tell how often memory is used, or where somebody (a debugger) refers to our own
-    # variables, there is nothing to go by: no weight counts as alone.
-    usable = all(count <= most for count, most in zip(without, (3, 3, 1, 3, 2), strict=True))
-    return found if usable and _storage_uses is not None else {False: (0,), True: (0,)}
-
-
-_ALONE = _calibrate()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewright.holders import weight_of
 from tilewright.kernels.epilogue import activate
 from tilewright.nn import Linear
 
@@ -19,8 +20,7 @@ def layer(activation: str = "relu", dtype: torch.dtype = torch.float32, **option
 
 def expected(module: Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """By torch alone, on what the parameters hold now; takes no part in who holds the weight."""
-    parameters = module.__dict__["_parameters"]
-    z = torch.nn.functional.linear(x, parameters["weight"], parameters["bias"])
+    z = torch.nn.functional.linear(x, weight_of(module), module.bias)
     return activate(z if residual is None else z + residual, module.activation)
 
 

@@ -84,12 +84,16 @@ def test_from_torch_shares_parameters_and_mode() -> None:
 def test_from_torch_refuses_what_would_be_lost() -> None:
     hooked = torch.nn.Linear(IN, OUT)
     hooked.register_forward_hook(lambda *_: None)
-    pruned = torch.nn.utils.prune.random_unstructured(torch.nn.Linear(IN, OUT), "weight", 0.5)
+    pruned, biased = (
+        torch.nn.utils.prune.random_unstructured(torch.nn.Linear(IN, OUT), name, 0.5)
+        for name in ("weight", "bias")
+    )
     for module, words in (
         (torch.nn.Conv1d(1, 1, 1), "Conv1d; expected a torch.nn.Linear"),
         (torch.nn.LazyLinear(OUT), "run a lazy module once"),
         (hooked, "_forward_hooks"),
         (pruned, "no plain weight"),
+        (biased, "no plain weight and bias"),
     ):
         with pytest.raises(ArgumentError, match=words):
             Linear.from_torch(module)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import Tensor
 import tilewright
 from tests.ops.layers import IN, ROWS, assert_right, expected, layer
 from tests.ops.writes import HELD, WRITES
-from tilewright import packing, settings
+from tilewright import holders, packing, settings
 from tilewright.errors import ArgumentError
 from tilewright.kernels import frozen
 from tilewright.kernels.epilogue import ACTIVATIONS
@@ -109,10 +109,40 @@ def test_what_cannot_be_watched_is_not_packed() -> None:
     assert "no plain parameter" in pruned.packing()
 
 
+def test_a_pruned_bias_is_added(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    torch.nn.utils.prune.random_unstructured(packed, "bias", 0.5)
+    for scope in (torch.no_grad, torch.enable_grad):
+        with scope():
+            z = torch.nn.functional.linear(x, holders.weight_of(packed), packed.bias)
+            torch.testing.assert_close(packed(x), torch.relu(z))
+
+
+def test_an_exported_program_shares_the_weight(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    program = torch.export.export(packed, (x,))
+    assert_right(packed, x)
+    program.state_dict["weight"].data[3, 5] += 7
+    assert_right(packed, x)
+
+
+def test_compiled_code_may_hand_the_weight_out(packed: Linear) -> None:
+    torch._dynamo.reset()
+    handed_out = torch.compile(lambda: packed.weight, backend="aot_eager")
+    x = torch.randn(ROWS, IN)
+    for _ in range(3):
+        weight = handed_out()
+        assert_right(packed, x)
+        weight.data[3, 5] += 7
+        assert_right(packed, x)
+        del weight
+        assert_right(packed, x)
+
+
 def test_without_reference_counts_nothing_is_packed(
     monkeypatch: pytest.MonkeyPatch, packed_kernel: None
 ) -> None:
-    monkeypatch.setattr(packing, "_ALONE", {False: (0,), True: (0,)})
+    monkeypatch.setattr(holders, "_ALONE", {False: (0,), True: (0,)})
     module = layer()
     assert_right(module, torch.randn(ROWS, IN))
     assert module.packed_bytes() == 0
@@ -328,8 +358,8 @@ def test_a_forked_child_packs_for_itself(packed: Linear) -> None:
 
 def test_a_call_of_another_thread_is_waited_for(monkeypatch: pytest.MonkeyPatch, packed_kernel: None) -> None:
     answers = iter([(0,), (0,)])
-    references = packing._references
-    monkeypatch.setattr(packing, "_references", lambda module: next(answers, None) or references(module))
+    references = holders._references
+    monkeypatch.setattr(holders, "_references", lambda module: next(answers, None) or references(module))
     module = layer()
     assert_right(module, torch.randn(ROWS, IN), calls=1)
     assert module.packed_bytes() > 0

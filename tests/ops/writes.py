@@ -126,11 +126,41 @@ def _edit_numpy(module: Linear) -> None:
 
 
 def _behind_the_modules_back(module: Linear) -> None:
-    vars(module)["_parameters"]["weight"] = torch.nn.Parameter(torch.randn(OUT, IN))
+    dict.__setitem__(vars(module)["_parameters"], "weight", torch.nn.Parameter(torch.randn(OUT, IN)))
+
+
+def _behind_the_modules_back_and_held(module: Linear) -> None:
+    HELD.append(dict.__getitem__(vars(module)["_parameters"], "weight"))
+    dict.__setitem__(vars(module)["_parameters"], "weight", torch.nn.Parameter(torch.randn(OUT, IN)))
 
 
 def _memory_behind_the_modules_back(module: Linear) -> None:
-    vars(module)["_parameters"]["weight"].data = torch.randn(OUT, IN)
+    dict.__getitem__(vars(module)["_parameters"], "weight").data = torch.randn(OUT, IN)
+
+
+def _iterator_begun_before(module: Linear) -> None:
+    pairs = iter(module._parameters.items())
+    assert_right(module, torch.ones(ROWS, IN))
+    for name, parameter in pairs:
+        if name == "weight" and parameter is not None:
+            parameter.data[3, 5] += 7
+
+
+def _taken_out_and_put_back(module: Linear) -> None:
+    weight = module._parameters.pop("weight")
+    module._parameters["weight"] = weight
+    assert weight is not None
+    weight.data[3, 5] += 7
+
+
+def _edit_each(values: Callable[[Any], Any]) -> Callable[[Linear], None]:
+    """Writes to what `values` takes from the dictionary of parameters, keeping none of it."""
+
+    def edit(module: Linear) -> None:
+        for parameter in values(vars(module)["_parameters"]):
+            parameter.data += 7
+
+    return edit
 
 
 WRITES: dict[str, Callable[[Linear], Any]] = {
@@ -162,6 +192,19 @@ WRITES: dict[str, Callable[[Linear], Any]] = {
     "a held shallow copy": _shallow_copy_held,
     "a shallow copy": _shallow_copy_dropped,
     "a tied module": _tied,
+    "an iterator that was begun before": _iterator_begun_before,
+    "taken out and put back": _taken_out_and_put_back,
+    "vars": _edit_each(lambda parameters: [parameters["weight"]]),
+    "vars, get": _edit_each(lambda parameters: [parameters.get("weight")]),
+    "vars, values": _edit_each(lambda parameters: parameters.values()),
+    "vars, setdefault": _edit_each(lambda parameters: [parameters.setdefault("weight", None)]),
+    "vars, copied": _edit_each(lambda parameters: parameters.copy().values()),
+    "vars, as a dict": _edit_each(lambda parameters: dict(parameters).values()),
+    "vars, unpacked": _edit_each(lambda parameters: {**parameters}.values()),
+    "vars, united": _edit_each(lambda parameters: (parameters | {}).values()),
+    "vars, united with": _edit_each(lambda parameters: ({} | parameters).values()),
+    "vars, copy.copy": _edit_each(lambda parameters: copy.copy(parameters).values()),
     "behind the module's back": _behind_the_modules_back,
+    "behind the module's back, the old one held": _behind_the_modules_back_and_held,
     "memory behind the module's back": _memory_behind_the_modules_back,
 }
