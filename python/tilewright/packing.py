@@ -39,6 +39,7 @@ _MOST_HELD = 16
 """Calls after which the packed form of a weight that others hold by now is let go."""
 
 _PATIENCE = 5
+_HELD = object()
 _get: Any = dict.get
 _lock = threading.RLock()
 
@@ -75,8 +76,8 @@ class Snapshot:
         self.version = weight._version
         self.digest: int | None = None
         self.sample: int | None = None
-        self.token: object = None
-        """`WatchedParameters.lent` when last the module alone held the weight; None if others do."""
+        self.token: object = _HELD
+        """`WatchedParameters.lent` when last the module alone held the weight; `_HELD` if others do."""
         self.reused = False
         with torch.inference_mode(False), torch.no_grad():
             # Detached, so that it counts as no view of the parameter: `torch.utils.swap_tensors` refuses those.
@@ -171,7 +172,7 @@ class Packing:
             and snapshot.weight.data_ptr() == snapshot.address
             and (
                 (
-                    snapshot.token is module.__dict__["_parameters"].lent
+                    getattr(module.__dict__["_parameters"], "lent", None) is snapshot.token
                     and getrefcount(snapshot.weight) == UNHELD
                 )
                 or (self.promised and snapshot.sampled_alike())
@@ -206,7 +207,7 @@ class Packing:
                     return None
                 self.snapshot = Snapshot(weight)
                 self.snapshot.fingerprint()
-            self.snapshot.version, self.snapshot.token = weight._version, None if held else token
+            self.snapshot.version, self.snapshot.token = weight._version, _HELD if held else token
             return self.snapshot
 
     def _forget(self) -> None:
@@ -236,7 +237,7 @@ class Packing:
                 return True
         self.held += 1
         if self.snapshot is not None:
-            self.snapshot.token = None  # once they have let go, all of the weight is compared
+            self.snapshot.token = _HELD  # once they have let go, all of the weight is compared
         self.reason = "others hold the weight or its memory too (an optimizer, a tied module, an array)"
         if self.held > _MOST_HELD and not self.promised:
             self.snapshot = None

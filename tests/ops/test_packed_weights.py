@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,6 +108,15 @@ def test_what_cannot_be_watched_is_not_packed() -> None:
         z = torch.nn.functional.linear(x, pruned.weight, pruned.bias)
         torch.testing.assert_close(pruned(x), torch.relu(z))
     assert "no plain parameter" in pruned.packing()
+
+
+def test_another_dictionary_of_parameters_is_not_trusted(packed: Linear) -> None:
+    x = torch.randn(ROWS, IN)
+    packed.__dict__["_parameters"] = OrderedDict(packed._parameters)
+    assert_right(packed, x)
+    packed.weight.data[3, 5] += 7
+    assert_right(packed, x)
+    assert "dictionary of parameters" in packed.packing()
 
 
 def test_a_pruned_bias_is_added(packed: Linear) -> None:
