@@ -5,6 +5,16 @@
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
+// Where the walk over `rows` rows of k elements, read kLanes rows at a time, will be `ahead` elements later:
+// in the same rows or, past their end, in the next ones. Each row is a stream of its own and often a short
+// one, too short for the hardware to follow.
+TW_INLINE int64_t walk_ahead(int64_t kk, int64_t ahead, int64_t k, int64_t step) {
+  const int64_t later = kk + ahead;
+  return later < k ? later : later - k + kLanes * step;
+}
+
+constexpr int64_t kFetchAhead = 512;  // bytes
+
 // panel[kk·width + i] = source[i·step + kk·k_step] for i < valid, and 0 for valid <= i < width, converted
 // from From to To.
 //
@@ -26,8 +36,10 @@ void pack_panel(To* panel, const From* source, int64_t step, int64_t k_step, int
     for (int i = 0; i < width; i += kLanes) {
       for (int64_t kk = 0; kk < k; kk += kLanes) {
         const int columns = static_cast<int>(min(kLanes, k - kk));
+        const From* later = source + i * step + walk_ahead(kk, kFetchAhead / sizeof(From), k, step);
         vf rows[kLanes];
         TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          __builtin_prefetch(later + lane * step, 0, 2);
           const From* from = source + (i + lane) * step + kk;
           rows[lane] = i + lane < valid ? load_upto(from, columns) : zero();
         }
@@ -112,8 +124,10 @@ inline void pack_panel(uint32_t* panel, const bf16* source, int64_t step, int64_
     for (int i = 0; i < width; i += kLanes) {
       for (int64_t kk = 0; kk < pairs; kk += kLanes) {
         const int columns = static_cast<int>(min(kLanes, pairs - kk));
+        const bf16* later = source + i * step + walk_ahead(2 * kk, kFetchAhead / sizeof(bf16), k, step);
         vf rows[kLanes];
         TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
+          __builtin_prefetch(later + lane * step, 0, 2);
           rows[lane] =
               i + lane < valid ? load_pairs(source + (i + lane) * step + 2 * kk, k - 2 * kk) : zero();
         }
