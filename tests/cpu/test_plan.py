@@ -218,6 +218,14 @@ def test_candidates(isa: str, m: int, n: int, k: int) -> None:
             assert callable(plan)
 
 
+@pytest.mark.parametrize("m", [2047, 2048, 2049, 3000, 5000])
+def test_a_batch_of_many_rows_has_configs(m: int) -> None:
+    """However the rows are cut: each thread packs B of a batch by itself, and nobody else may."""
+    a, b = torch.empty(2, m, 8, device="meta"), torch.empty(2, 8, 40, device="meta")
+    here = dataclasses.replace(MatmulProblem.from_tensors(a, b, threads=2), device="cpu", alignment=0)
+    assert {config.pack_b for config in BACKEND.configs(here, spec("portable"))} == {"private"}
+
+
 def test_scratch_memory_is_never_more_than_foretold() -> None:
     generator = torch.Generator().manual_seed(7)
 

@@ -136,9 +136,9 @@ def _blocks(
     packs = ("private",) if problem.batch else ("private", "shared")
     if problem.frozen_b and not problem.batch:
         packs = ("frozen",)
-    most = min(m, _ROWS)
+    whole = _even(m, _ROWS)
     cached = _even(m, max(_CACHED_A // (4 * max(problem.k, 1)), 4 * tile_m))
-    rows = (cached,) if "private" not in packs else tuple({_even(m, most), cached})
+    heights = {"private": {whole}, "shared": {whole, cached}, "frozen": {cached}}
     for parts_m, parts_n in _parts(_ceil(m, tile_m), _ceil(n, panel), problem):
         for group in _GROUPS:
             block_n = group * panel
@@ -149,9 +149,7 @@ def _blocks(
                     fetches: tuple[int, ...] = (0,)
                 else:
                     fetches = (0, 4096) if m <= _FEW_ROWS else (4096,)
-                for prefetch, block_m in itertools.product(fetches, rows):
-                    if pack_b == "private" and block_m < most:
-                        continue
+                for prefetch, block_m in itertools.product(fetches, heights[pack_b]):
                     yield CpuConfig(
                         "gemm",
                         isa,
