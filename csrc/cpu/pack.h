@@ -5,7 +5,7 @@
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
-// Where the walk over `rows` rows of k elements, read kLanes rows at a time, will be `ahead` elements later:
+// Where a walk over rows of k elements, kLanes rows side by side, will be `ahead` elements later:
 // in the same rows or, past their end, in the next ones. Each row is a stream of its own and often a short
 // one, too short for the hardware to follow.
 TW_INLINE int64_t walk_ahead(int64_t kk, int64_t ahead, int64_t k, int64_t step) {
@@ -97,7 +97,7 @@ void pack_rows(float* to, int64_t to_row, const From* source, int64_t step, int6
 
 #if defined(__AVX512F__)
 
-// `count` pairs of bf16 values that lie side by side; beyond 2·count - odd values, zero.
+// The next `values` bf16 values as pairs, a vector of them at most; what lies beyond is zero.
 TW_INLINE vf load_pairs(const bf16* p, int64_t values) {
   if (values >= 2 * kLanes) return load(reinterpret_cast<const float*>(p));
   const uint32_t mask = values <= 0 ? 0u : (1u << values) - 1u;
