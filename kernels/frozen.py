@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_packing = threading.RLock()
+from tilewright.locks import RenewedLock
+
+_packing = RenewedLock()
 """Held while any operand is packed: threads that meet a new weight together must not each make a copy of it."""
-
-
-def _renew_lock() -> None:
-    global _packing
-    _packing = threading.RLock()
-
-
-# A thread of the parent may have held the lock when the process was forked, and is not there to let go of it.
-os.register_at_fork(after_in_child=_renew_lock)
 
 
 class FrozenOperand:
@@ -45,7 +36,7 @@ class FrozenOperand:
         number of rows would soon take more memory than the model. A form stays until the operand goes, so a
         launch may hand its address to a kernel that runs without the GIL.
         """
-        with _packing:
+        with _packing.current:
             form = self.forms.get(layout)
             if form is None:
                 # Forms outlive the call: made under inference mode, they could not be used outside of it.

@@ -15,8 +15,6 @@ they change one of `_SAMPLES` words spread over the weight.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from sys import getrefcount
 from typing import Any
@@ -27,6 +25,7 @@ from torch.nn import Parameter
 
 from tilewright.holders import UNHELD, WatchedParameters, alone, weight_of
 from tilewright.kernels.dtypes import KERNEL_DTYPES
+from tilewright.locks import RenewedLock
 from tilewright.ops.checks import dtype_text
 from tilewright.ops.packed import FrozenWeight
 from tilewright.tuner.device import core
@@ -41,16 +40,7 @@ _MOST_HELD = 16
 _PATIENCE = 5
 _HELD = object()
 _get: Any = dict.get
-_lock = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-# Whatever thread of the parent held it is not there to let go of it.
-os.register_at_fork(after_in_child=_renew_lock)
+_lock = RenewedLock()
 
 
 class Snapshot:
@@ -112,7 +102,7 @@ class Snapshot:
         """The weight in this dtype, as autocast wants it."""
         found = self.frozen.get(dtype)
         if found is None:
-            with _lock, torch.inference_mode(False), torch.no_grad():
+            with _lock.current, torch.inference_mode(False), torch.no_grad():
                 found = self.frozen.setdefault(dtype, FrozenWeight(self.weight.detach().to(dtype)))
         return found
 
@@ -157,7 +147,7 @@ class Packing:
 
     def drop(self, reason: str) -> None:
         """Lets the packed weight go."""
-        with _lock:
+        with _lock.current:
             self._forget()
             self.reason = reason
 
@@ -187,7 +177,7 @@ class Packing:
         """Finds out whether the weight may be packed, and whether what was packed of it is still right."""
         if self.held and not self.promised and not self._let_go(module):
             return None
-        with _lock:
+        with _lock.current:
             reason = _obstacle(module)
             if reason is not None:
                 self.snapshot, self.reason, self.held = None, reason, 0

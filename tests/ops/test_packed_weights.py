@@ -332,7 +332,7 @@ def test_a_forked_child_packs_for_itself(packed: Linear) -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with packing._lock, frozen._packing:
+        with packing._lock.current, frozen._packing.current:
             held.set()
             done.wait()
 
