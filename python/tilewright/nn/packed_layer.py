@@ -1,13 +1,10 @@
-"""Layers with tilewright's kernels behind them, drop-in for torch's: same parameters, same state_dict.
-
->>> layer = tilewright.nn.Linear(768, 3072, activation="gelu")             # gelu(torch.nn.Linear(...)(x)), fused
->>> layer = tilewright.nn.Linear.from_torch(module, activation="relu")     # shares the parameters of `module`
-"""
+"""What the layers share: an activation, and in inference on CPUs a packed weight."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,19 +12,15 @@ from torch.autograd import profiler
 from torch.nn import Parameter
 from torch.overrides import handle_torch_function, has_torch_function
 
+from tilewright import ops
 from tilewright.errors import ArgumentError
 from tilewright.holders import WatchedParameters, weight_of
 from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.epilogue import ACTIVATIONS
-from tilewright.kernels.matmul.problem import MatmulProblem
-from tilewright.ops import linear
 from tilewright.ops.library import any_requires_grad, is_grad_enabled, watched
-from tilewright.ops.matmul_kernels import linear_problem
-from tilewright.ops.packed import FrozenWeight, frozen_linear
+from tilewright.ops.packed import FrozenWeight
 from tilewright.packing import Packing, plain
 from tilewright.settings import current as _options
-
-__all__ = ["Linear"]
 
 _is_compiling = torch.compiler.is_compiling
 _is_autocast = torch.is_autocast_enabled
@@ -35,17 +28,14 @@ _autocast_dtype = torch.get_autocast_dtype
 _strided = torch.strided
 
 
-class Linear(torch.nn.Linear):
-    """A fully connected layer with a fused epilogue: ``y = act(x·weightᵀ + bias + residual)``.
-
-    A `torch.nn.Linear` with an activation: parameters, initialization and state_dict are torch's, in both directions,
-    and code that looks for `torch.nn.Linear` finds it.
+class PackedLayer(torch.nn.Module):
+    """The base of a layer; the class that it replaces comes second: ``class Linear(PackedLayer, torch.nn.Linear)``.
 
     In training, wherever a gradient is wanted, and wherever somebody watches or rewrites the call (``torch.compile``,
-    ``torch.export``, functorch, forward-mode AD, FLOP counters, fake tensors, tensor subclasses), it is
-    `tilewright.linear`. In inference on a CPU it goes past torch's dispatcher, and the weight is kept *packed*: laid
-    out for the kernel that runs, once, by the first call. That takes about as much memory as the weight itself
-    (`packed_bytes`); training mode frees it, ``tilewright.options(pack=False)`` does without.
+    ``torch.export``, functorch, forward-mode AD, FLOP counters, fake tensors, tensor subclasses), a layer is its
+    operation. In inference on a CPU it goes past torch's dispatcher, and the weight is kept *packed*: laid out for the
+    kernel that runs, once, by the first call. That takes about as much memory as the weight itself (`packed_bytes`);
+    training mode frees it, ``tilewright.options(pack=False)`` does without.
 
     A packed weight is not used once the weight has changed. In-place updates, ``load_state_dict``, ``.to()``, optimizer
     steps and replaced parameters are noticed, and so are writes that torch does not count (``weight.data[0] = 2``,
@@ -58,68 +48,46 @@ class Linear(torch.nn.Linear):
     A weight that others refer to all the time (an optimizer, a tied module, compiled code, the module that
     `from_torch` got) is therefore not packed, nor is one that lies in shared memory or was made in inference mode;
     `packing` says so. Where it is but others that refer to it, ``pack(frozen=True)`` packs it on your word.
-
-    Args:
-        in_features, out_features, bias, device, dtype: as for `torch.nn.Linear`.
-        activation: ``"none"``, ``"relu"``, ``"gelu"`` (erf), ``"gelu_tanh"`` or ``"silu"``; may be set later too.
-
-    Shapes:
-        x (..., in_features), residual broadcasts to (..., out_features), y (..., out_features).
-
-    Raises:
-        ArgumentError: unknown activation. Calls raise the errors of `tilewright.linear`.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        activation: str = "none",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    weight_dims: ClassVar[int]
+    """Dimensions of the weight."""
+    replaces: ClassVar[type[torch.nn.Module]]
+    """torch's own class."""
+    operation: ClassVar[Any]
+    """The public function, as a staticmethod."""
+
+    def __init__(self, activation: str, *args: Any, **keywords: Any) -> None:
         self.__dict__["_packing"] = Packing()
-        super().__init__(in_features, out_features, bias, device, dtype)
+        super().__init__(*args, **keywords)
         self.__dict__["_parameters"] = WatchedParameters(self.__dict__["_parameters"])
         self.activation = activation
 
-    @classmethod
-    def from_torch(cls, module: torch.nn.Linear, activation: str = "none") -> Linear:
-        """A layer with the parameters (the same objects), dtype, device and mode of a `torch.nn.Linear`.
+    # --- what each layer says of itself ----------------------------------------------------------------------
 
-        While `module` is alive it holds the weight too, so the weight is not packed by itself (see the class).
+    def _run(
+        self, operation: Callable[..., Any], x: Tensor, weight: Any, bias: Any, residual: Tensor | None
+    ) -> Any:
+        """The operation, or what takes the same arguments, with those that the layer keeps."""
+        raise NotImplementedError
 
-        Raises:
-            ArgumentError: `module` is no `torch.nn.Linear`, was not run yet (a lazy one), is parametrized (pruned,
-                weight-normalized), or has hooks, which would be lost.
-        """
-        if not isinstance(module, torch.nn.Linear):
-            raise ArgumentError(
-                f"Linear.from_torch: module is of type {type(module).__name__}; expected a torch.nn.Linear"
-            )
-        parameters = module.__dict__["_parameters"]
-        weight, bias = parameters.get("weight"), parameters.get("bias")
-        if weight is None or torch.nn.parameter.is_lazy(weight) or "bias" not in parameters:
-            raise ArgumentError(
-                "Linear.from_torch: module has no plain weight and bias; expected an initialized torch.nn.Linear; run "
-                "a lazy module once, remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations)"
-            )
-        hooks = [name for name, value in vars(module).items() if name.endswith("_hooks") and value]
-        if hooks:
-            raise ArgumentError(
-                f"Linear.from_torch: module has hooks ({', '.join(hooks)}), which the new layer would not run; "
-                "remove them first"
-            )
-        layer = cls(module.in_features, module.out_features, bias is not None, activation, device="meta")
-        layer.weight = weight
-        layer.bias = bias
-        return layer.train(module.training)
+    def _run_frozen(
+        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, bias_key: Any, residual: Tensor | None
+    ) -> Tensor:
+        """The operation on a packed weight, past torch's dispatcher."""
+        raise NotImplementedError
+
+    def _examples(self) -> tuple[Any, ...]:
+        """What `pack` packs for by default."""
+        raise NotImplementedError
+
+    def _example(self, size: Any, dtype: torch.dtype) -> Tensor:
+        """An input of the size that `pack` was given in its place."""
+        raise NotImplementedError
 
     # --- the call --------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """``act(x·weightᵀ + bias + residual)``; x (..., in_features), residual added before the activation."""
         if self._infers(x, residual):
             return self._infer(x, residual)
         # Read as anybody reads it, with a note: whoever sees the call, or computes gradients, may keep it.
@@ -128,11 +96,11 @@ class Linear(torch.nn.Linear):
         for operand in operands:
             if operand is not None and not isinstance(operand, Tensor) and has_torch_function((operand,)):
                 # A proxy of torch.fx: the whole call is one node of its graph.
-                node: Tensor = handle_torch_function(
-                    linear, (operand,), x, weight, bias, activation=self.activation, residual=residual
-                )
-                return node
-        return linear(x, weight, bias, activation=self.activation, residual=residual)
+                node = partial(handle_torch_function, self.operation, (operand,))
+                traced: Tensor = self._run(node, x, weight, bias, residual)
+                return traced
+        y: Tensor = self._run(self.operation, x, weight, bias, residual)
+        return y
 
     def _infers(self, x: Tensor, residual: Tensor | None) -> bool:
         """Whether it is plain inference on a CPU: nobody wants a gradient, watches the call, or rewrites it."""
@@ -158,14 +126,15 @@ class Linear(torch.nn.Linear):
             # Read without a note, where it can be: nothing gets to keep the weight here.
             quiet: Tensor | None = weight_of(self)
             weight = self.weight if quiet is None else quiet
-            return linear(x, weight, self.bias, activation=self.activation, residual=residual)
+            y: Tensor = self._run(self.operation, x, weight, self.bias, residual)
+            return y
         frozen, bias, bias_key, autocast = found
         if autocast:
             x = x.to(frozen.weight.dtype)
         if profiler._is_profiler_enabled:
-            with profiler.record_function("tilewright::frozen_linear"):
-                return frozen_linear(x, frozen, bias, bias_key, self.activation, residual)
-        return frozen_linear(x, frozen, bias, bias_key, self.activation, residual)
+            with profiler.record_function(f"tilewright::frozen_{self.operation.__name__}"):
+                return self._run_frozen(x, frozen, bias, bias_key, residual)
+        return self._run_frozen(x, frozen, bias, bias_key, residual)
 
     def _frozen(self, x: Tensor) -> tuple[FrozenWeight, Tensor | None, Any, bool] | None:
         """The packed weight in the dtype that x is multiplied in, bias and bias_key, and whether autocast casts x.
@@ -192,12 +161,13 @@ class Linear(torch.nn.Linear):
 
     # --- the packed weight -----------------------------------------------------------------------------------
 
-    def pack(self, *examples: Tensor | int, frozen: bool = False) -> int:
+    def pack(self, *examples: Any, frozen: bool = False) -> int:
         """Packs the weight now rather than in the first call, and returns `packed_bytes`.
 
         Args:
-            *examples: inputs, or numbers of rows, that the layer will be called with: which kernel runs and what it
-                packs may depend on them. By default 1 and 128 rows.
+            *examples: inputs that the layer will be called with, or their sizes: which kernel runs and what it packs
+                may depend on them. A size is the number of rows for `Linear`, by default 1 and 128; for `Conv2d` it
+                is (batch, height, width), by default (1, 56, 56).
             frozen: pack a weight that others hold too. You promise that it will not be written behind torch's back
                 (through ``.data``, a NumPy array, an address). Counted writes are noticed as ever, others only if they
                 change one of 64 words spread over the weight, which costs up to 5 µs per call; after an edit of single
@@ -207,10 +177,11 @@ class Linear(torch.nn.Linear):
             ArgumentError: the layer is in training mode, or the weight cannot be packed, with the reason.
         """
         packing: Packing = self.__dict__["_packing"]
+        name = type(self).__name__
         if self.training:
-            raise ArgumentError("Linear.pack: the layer is in training mode; call eval() first")
+            raise ArgumentError(f"{name}.pack: the layer is in training mode; call eval() first")
         if not _options().pack:
-            raise ArgumentError("Linear.pack: tilewright.options(pack=False) is in force; leave it first")
+            raise ArgumentError(f"{name}.pack: tilewright.options(pack=False) is in force; leave it first")
         packing.promised = packing.promised or frozen
         packing.restless = 0
         with torch.no_grad():
@@ -220,12 +191,10 @@ class Linear(torch.nn.Linear):
                     if packing.held
                     else ""
                 )
-                raise ArgumentError(f"Linear.pack: the weight was not packed: {packing.reason}{remedy}")
-            for example in examples or (1, 128):
-                x = example
-                if not isinstance(x, Tensor):
-                    x = torch.zeros(x, self.in_features, dtype=weight_of(self).dtype)
-                self.forward(x)
+                raise ArgumentError(f"{name}.pack: the weight was not packed: {packing.reason}{remedy}")
+            for example in examples or self._examples():
+                given = isinstance(example, Tensor)
+                self.forward(example if given else self._example(example, weight_of(self).dtype))
         return self.packed_bytes()
 
     def unpack(self) -> None:
@@ -255,18 +224,17 @@ class Linear(torch.nn.Linear):
         held = f" (resting: {packing.reason})" if packing.held else ""
         return f"packed, {self.packed_bytes()} bytes{held}"
 
-    def problem(self, x: Tensor, residual: Tensor | None = None) -> tuple[str, MatmulProblem]:
+    def problem(self, x: Tensor, residual: Tensor | None = None) -> tuple[str, Any]:
         """(operation, problem) that such a call would pose now; ``tilewright.explain(layer, x)`` explains it."""
+        pose = ops.PROBLEMS[self.operation.__name__]
         found = self._frozen(x) if self._infers(x, residual) else None
+        posed: tuple[str, Any]
         if found is None:
-            return "matmul", linear_problem(
-                x, self.weight, self.bias, activation=self.activation, residual=residual
-            )
-        weight, bias = found[:2]
-        x = x.to(weight.weight.dtype)
-        return "matmul", linear_problem(
-            x, weight.weight, bias, activation=self.activation, residual=residual, frozen=True
-        )
+            posed = self._run(pose, x, self.weight, self.bias, residual)
+        else:
+            weight, bias = found[0].weight, found[1]
+            posed = self._run(partial(pose, frozen=True), x.to(weight.dtype), weight, bias, residual)
+        return posed
 
     # --- the module ------------------------------------------------------------------------------------------
 
@@ -280,24 +248,23 @@ class Linear(torch.nn.Linear):
     def activation(self, activation: str) -> None:
         if activation not in ACTIVATIONS:
             raise ArgumentError(
-                f"Linear: activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+                f"{type(self).__name__}: activation is {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
             )
         self.__dict__["_activation"] = activation
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}"
 
-    def train(self, mode: bool = True) -> Linear:
+    def train(self, mode: bool = True) -> Self:
         if mode:
             self.__dict__["_packing"].drop("the layer was in training mode")
-        super().train(mode)
-        return self
+        return super().train(mode)
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         super().register_parameter(name, param)
         self.__dict__["_packing"].drop("a parameter was replaced")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.__dict__["_packing"].drop("the layer was moved or cast")
         return self
@@ -313,3 +280,30 @@ class Linear(torch.nn.Linear):
         self.__dict__["_packing"] = Packing()
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.__dict__["_parameters"] = WatchedParameters(self.__dict__["_parameters"])
+
+
+def check_taken_over(layer: type[PackedLayer], module: Any) -> None:
+    """Raises unless a layer of the class can stand in for `module`, losing nothing: what `from_torch` promises."""
+    operation, theirs = f"{layer.__name__}.from_torch", f"torch.nn.{layer.replaces.__name__}"
+    if not isinstance(module, layer.replaces):
+        raise ArgumentError(f"{operation}: module is of type {type(module).__name__}; expected a {theirs}")
+    parameters = module.__dict__["_parameters"]
+    weight = parameters.get("weight")
+    if weight is None or torch.nn.parameter.is_lazy(weight) or "bias" not in parameters:
+        raise ArgumentError(
+            f"{operation}: module has no plain weight and bias; expected an initialized {theirs}; run "
+            "a lazy module once, remove parametrizations (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+    for method in ("forward", "_conv_forward"):
+        own = getattr(type(module), method, None)
+        if own is not getattr(layer.replaces, method, None) or method in vars(module):
+            raise ArgumentError(
+                f"{operation}: module, a {type(module).__name__}, has a {method} of its own; expected what {theirs} "
+                "computes; keep the module"
+            )
+    hooks = [name for name, value in vars(module).items() if name.endswith("_hooks") and value]
+    if hooks:
+        raise ArgumentError(
+            f"{operation}: module has hooks ({', '.join(hooks)}), which the new layer would not run; "
+            "remove them first"
+        )

@@ -1,0 +1,10 @@
+"""Layers with tilewright's kernels behind them, drop-in for torch's: same parameters, same state_dict.
+
+>>> layer = tilewright.nn.Linear(768, 3072, activation="gelu")             # gelu(torch.nn.Linear(...)(x)), fused
+>>> layer = tilewright.nn.Linear.from_torch(module, activation="relu")     # shares the parameters of `module`
+"""
+
+from tilewright.nn.linear import Linear
+from tilewright.nn.packed_layer import PackedLayer
+
+__all__ = ["Linear", "PackedLayer"]
