@@ -38,12 +38,13 @@ def store_tile(
     preact_ptr,
     bias_ptr,
     residual_ptr,
-    row,
+    y_rows,
+    residual_rows,
+    rows_ok,
     col,
-    M,
     N,
+    y_stride_n,
     bias_stride,
-    residual_stride_m,
     residual_stride_n,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -51,24 +52,32 @@ def store_tile(
     ACTIVATION: tl.constexpr,
     EVEN_M: tl.constexpr,
     EVEN_N: tl.constexpr,
+    ROWS_LAST: tl.constexpr,
 ):
-    """Finishes the fp32 tile `acc` with its corner at (row, col) of a row-major (M, N) output; stores it.
+    """Finishes the fp32 tile `acc`, whose columns begin at `col` of N, and stores it.
 
-    bias_ptr, residual_ptr and preact_ptr are None where there is none. `row` and `col` are int64 where 32-bit
-    offsets would not reach; the pointers already include the batch. SUBTILES (1, 2 or 4) column ranges are
-    finished one after the other: a whole 128 × 256 tile with its residual does not fit in the registers.
+    `y_rows` and `residual_rows` are the offsets at which the tile's rows begin in y (and the pre-activation, which
+    lies like y) and in the residual; `rows_ok` says which rows exist. bias_ptr, residual_ptr and preact_ptr are None
+    where there is none. Offsets are int64 where 32 bits would not reach.
+
+    SUBTILES (1, 2 or 4) column ranges are finished one after the other: a whole 128 × 256 tile with its residual
+    does not fit in the registers. ROWS_LAST: y is contiguous down its rows, so neighbouring threads take those.
     """
     if SUBTILES == 1:
-        rows = (row + tl.arange(0, BLOCK_M))[:, None]
-        cols = (col + tl.arange(0, BLOCK_N))[None, :]
+        cols = col + tl.arange(0, BLOCK_N)
+        if ROWS_LAST:
+            acc = tl.trans(acc)
+            rows_ok, y_rows, cols = rows_ok[None, :], y_rows[None, :], cols[:, None]
+        else:
+            rows_ok, y_rows, cols = rows_ok[:, None], y_rows[:, None], cols[None, :]
         if EVEN_M and EVEN_N:
             mask = None
         elif EVEN_M:
             mask = cols < N
         elif EVEN_N:
-            mask = rows < M
+            mask = rows_ok
         else:
-            mask = (rows < M) & (cols < N)
+            mask = rows_ok & (cols < N)
         if bias_ptr is not None:
             if EVEN_N:
                 bias = tl.load(bias_ptr + cols * bias_stride)
@@ -76,9 +85,12 @@ def store_tile(
                 bias = tl.load(bias_ptr + cols * bias_stride, mask=cols < N, other=0.0)
             acc += bias.to(tl.float32)
         if residual_ptr is not None:
-            residual_ptrs = residual_ptr + rows * residual_stride_m + cols * residual_stride_n
+            if ROWS_LAST:
+                residual_ptrs = residual_ptr + residual_rows[None, :] + cols * residual_stride_n
+            else:
+                residual_ptrs = residual_ptr + residual_rows[:, None] + cols * residual_stride_n
             acc += tl.load(residual_ptrs, mask=mask).to(tl.float32)
-        offsets = rows * N + cols
+        offsets = y_rows + cols * y_stride_n
         if preact_ptr is not None:
             tl.store(preact_ptr + offsets, acc.to(preact_ptr.dtype.element_ty), mask=mask)
         y = activate(acc, ACTIVATION)
@@ -93,12 +105,13 @@ def store_tile(
             preact_ptr,
             bias_ptr,
             residual_ptr,
-            row,
+            y_rows,
+            residual_rows,
+            rows_ok,
             col,
-            M,
             N,
+            y_stride_n,
             bias_stride,
-            residual_stride_m,
             residual_stride_n,
             BLOCK_M,
             HALF,
@@ -106,6 +119,7 @@ def store_tile(
             ACTIVATION,
             EVEN_M,
             EVEN_N,
+            ROWS_LAST,
         )
         store_tile(
             right,
@@ -113,12 +127,13 @@ def store_tile(
             preact_ptr,
             bias_ptr,
             residual_ptr,
-            row,
+            y_rows,
+            residual_rows,
+            rows_ok,
             col + HALF,
-            M,
             N,
+            y_stride_n,
             bias_stride,
-            residual_stride_m,
             residual_stride_n,
             BLOCK_M,
             HALF,
@@ -126,4 +141,5 @@ def store_tile(
             ACTIVATION,
             EVEN_M,
             EVEN_N,
+            ROWS_LAST,
         )

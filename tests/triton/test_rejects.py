@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from tilewright.kernels import triton_runtime
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.problem import MatmulProblem
-from tilewright.kernels.matmul.triton import BACKEND, backend
+from tilewright.kernels.matmul.triton import BACKEND
 from tilewright.kernels.matmul.triton.alignment import elementwise, unit
 from tilewright.kernels.matmul.triton.config import TritonConfig
 from tilewright.kernels.matmul.triton.proof import linear_problem
@@ -155,7 +156,7 @@ def test_absence_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.version, "cuda", cuda)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
         monkeypatch.setattr(holder, "active", SimpleNamespace(get_current_target=target))
-        backend._device_missing.cache_clear()
+        triton_runtime._device_missing.cache_clear()
         absence = BACKEND.absent("cuda")
         return "" if absence is None else absence.reason
 
@@ -171,7 +172,7 @@ def test_absence_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "C compiler" in reason(None, "13.0", True, no_compiler)
         assert reason(None, "13.0", True, int) == ""
     finally:
-        backend._device_missing.cache_clear()
+        triton_runtime._device_missing.cache_clear()
 
 
 _ABSENT = """

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,12 +16,10 @@ from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.triton import limits
 from tilewright.kernels.matmul.triton.config import TritonConfig, candidates
+from tilewright.kernels.triton_runtime import absence, interpreted, interpreter_failure, rounded_by_torch
 
 if TYPE_CHECKING:
-    from tilewright.kernels.matmul.triton.launch import Kernel
-
-_OLDEST = (3, 5)
-_INSTALL = "pip install 'tilewright[triton]'"
+    from tilewright.kernels.triton_launch import Kernel
 
 
 class TritonMatmul:
@@ -36,26 +31,7 @@ class TritonMatmul:
     config_type = TritonConfig
 
     def absent(self, kind: DeviceKind) -> Absence | None:
-        if kind == "cpu" and not _asked_to_interpret():
-            return Absence(
-                "Triton compiles for GPUs only",
-                "start Python with TRITON_INTERPRET=1 to interpret its kernels on the CPU (slow: for tests)",
-            )
-        missing = _triton_missing()
-        if missing is not None:
-            return missing
-        if kind == "cpu":
-            if interpreting():
-                return _interpreter_failing(self)
-            return Absence(
-                "TRITON_INTERPRET was set after Triton's kernels were loaded", "set it before Python starts"
-            )
-        if interpreted():
-            return Absence(
-                "TRITON_INTERPRET=1 makes Triton interpret its kernels instead of compiling them",
-                "unset TRITON_INTERPRET before Python starts",
-            )
-        return _device_missing()
+        return absence(kind, _interpreter_failing)
 
     def configs(self, problem: MatmulProblem, device: DeviceSpec) -> Iterable[TritonConfig]:
         return [
@@ -83,10 +59,11 @@ class TritonMatmul:
             return launch_nothing
 
         if out_dtype == torch.bfloat16 and interpreted():
-            return _rounded_by_torch(self.bind(config, replace(problem, out_dtype=torch.float32)))
+            return rounded_by_torch(self.bind(config, replace(problem, out_dtype=torch.float32)))
 
         # Here, not above: importing the kernels imports Triton.
-        from tilewright.kernels.matmul.triton.launch import Runner, plan, view_from
+        from tilewright.kernels.matmul.triton.launch import plan, view_from
+        from tilewright.kernels.triton_launch import Runner
 
         decode = interpreted() and problem.dtype == torch.bfloat16
         planned = plan(config, problem, decode)
@@ -166,82 +143,8 @@ class TritonMatmul:
         return (planned.main,) if planned.finish is None else (planned.main, planned.finish)
 
 
-def interpreting() -> bool:
-    """Whether this process runs Triton's kernels on the CPU. Imports Triton only if it was asked to."""
-    return _asked_to_interpret() and _triton_missing() is None and interpreted()
-
-
-def interpreted() -> bool:
-    """Whether this process's kernels are interpreted. Triton decides when it reads them, once."""
-    from tilewright.kernels.matmul.triton import tiled
-
-    return type(tiled.tiled_matmul).__name__ == "InterpretedFunction"
-
-
-def _rounded_by_torch(launch: Launch) -> Launch:
-    """`launch` with its fp32 outputs rounded to bf16: the interpreter would truncate them."""
-
-    def launch_and_round(*operands: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        result = launch(*operands)
-        if isinstance(result, Tensor):
-            return result.bfloat16()
-        return tuple(output.bfloat16() for output in result)
-
-    return launch_and_round
-
-
-def _asked_to_interpret() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-
-
 @functools.cache
-def _triton_missing() -> Absence | None:
-    try:
-        import triton
-    except ImportError as error:
-        return Absence(f"Triton cannot be imported ({error})", _INSTALL)
-    version = getattr(triton, "__version__", "")
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST:
-        return Absence(f"Triton is {version or 'of unknown version'}; 3.5 is the oldest supported", _INSTALL)
-    return None
-
-
-@functools.cache
-def _interpreter_failing(backend: TritonMatmul) -> Absence | None:
-    """Runs one product of 1 x 1 matrices: Triton 3.6 interprets no loop where numpy is 2.4 or newer."""
+def _interpreter_failing() -> Absence | None:
     one = torch.ones(1, 1)
-    try:
-        result = backend.bind(
-            TritonConfig("tiled", 16, 16, 16, 1, 1, 4, 2), MatmulProblem.from_tensors(one, one)
-        )(one, one)
-    except Exception as error:
-        return Absence(
-            f"Triton's interpreter fails here ({error})", "upgrade triton, or pip install 'numpy<2.4'"
-        )
-    return None if result.item() == 1.0 else Absence("Triton's interpreter computes 1 · 1 wrongly", _INSTALL)
-
-
-@functools.cache
-def _device_missing() -> Absence | None:
-    if torch.version.hip is not None:
-        return Absence(
-            "torch is built for AMD GPUs, for which these kernels are untested", "use backend 'aten'"
-        )
-    if not torch.cuda.is_available():
-        if torch.version.cuda is None:
-            return Absence(
-                f"torch {metadata.version('torch')} is built without CUDA", "install a CUDA build of torch"
-            )
-        return Absence("torch sees no CUDA device", "check nvidia-smi and CUDA_VISIBLE_DEVICES")
-    from triton.runtime import driver
-
-    try:
-        # Builds a small C module the first time: better found out here than in the first launch.
-        driver.active.get_current_target()
-    except Exception as error:
-        return Absence(
-            f"Triton cannot start its CUDA driver ({type(error).__name__}: {error})",
-            "install a C compiler (gcc, or name one in CC) and Python's headers",
-        )
-    return None
+    config, problem = TritonConfig("tiled", 16, 16, 16, 1, 1, 4, 2), MatmulProblem.from_tensors(one, one)
+    return interpreter_failure(lambda: TritonMatmul().bind(config, problem)(one, one), "1 · 1")  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ import torch
 
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.kernels.triton_launch import cdiv
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _tiles(problem: MatmulProblem, device: DeviceSpec) -> Iterator[TritonConfig]
         # A block more than twice as tall as the matrix would compute mostly padding.
         if block_m > max(widest_m, 16) or block_n > max(widest_n, 32):
             continue
-        group_m = min(_GROUP_M, _covering(_cdiv(problem.m, block_m)))
+        group_m = min(_GROUP_M, _covering(cdiv(problem.m, block_m)))
         for split_k in _splits(problem, device, block_m, block_n, block_k):
             yield TritonConfig("tiled", block_m, block_n, block_k, group_m, split_k, num_warps, num_stages)
 
@@ -129,8 +130,8 @@ def _splits(
 ) -> Iterator[int]:
     """1, and the powers of two around those that give every multiprocessor one tile or two."""
     yield 1
-    tiles = problem.batch_count * _cdiv(problem.m, block_m) * _cdiv(problem.n, block_n)
-    most = _cdiv(problem.k, block_k) // _MIN_TILES_PER_PART
+    tiles = problem.batch_count * cdiv(problem.m, block_m) * cdiv(problem.n, block_n)
+    most = cdiv(problem.k, block_k) // _MIN_TILES_PER_PART
     for split_k in (2, 4, 8, 16):
         if (
             split_k <= most
@@ -145,7 +146,7 @@ def _cost(config: TritonConfig, problem: MatmulProblem, device: DeviceSpec) -> f
 
     Only the order matters, and only until the tuner's cost model ranks the same list with measured rates.
     """
-    tiles = problem.batch_count * _cdiv(problem.m, config.block_m) * _cdiv(problem.n, config.block_n)
+    tiles = problem.batch_count * cdiv(problem.m, config.block_m) * cdiv(problem.n, config.block_n)
     units = max(device.units, 1)
     waves = math.ceil(tiles * config.split_k / units)
     depth = problem.k / config.split_k
@@ -163,7 +164,3 @@ def _cost(config: TritonConfig, problem: MatmulProblem, device: DeviceSpec) -> f
 def _covering(size: int) -> int:
     """The smallest power of two that is at least `size`."""
     return 1 << max(size - 1, 0).bit_length()
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)

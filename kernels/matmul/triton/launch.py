@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,52 +14,9 @@ from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.triton import alignment, tiled
 from tilewright.kernels.matmul.triton.config import TritonConfig
 from tilewright.kernels.matmul.triton.limits import subtiles
+from tilewright.kernels.triton_launch import INT32_LIMIT, Kernel, cdiv
 
 _SUM_BLOCK = 1024  # elements of the output that one program of sum_parts owns
-_INT32_LIMIT = 2**31
-
-_POINTER_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """A kernel with everything fixed but its pointers."""
-
-    fn: Any  # triton.JITFunction, or its interpreted stand-in
-    grid: tuple[int, int, int]
-    pointers: tuple[torch.dtype | None, ...]  # what each pointer argument points to; None where it is None
-    aligned: tuple[bool, ...]  # per pointer: always a multiple of 16 bytes
-    scalars: tuple[int, ...]
-    constants: tuple[Any, ...]
-    options: dict[str, Any]
-
-    def specialization(self) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[list[Any]]]]:
-        """(signature, constexprs, attrs) as Triton's JIT derives them from a call with these arguments.
-
-        The JIT makes an integer 1 a constant, and tells the compiler which integers and addresses are
-        multiples of 16. Compiling ahead of time must say the same, or it proves another kernel.
-        """
-        signature: dict[str, str] = {}
-        constexprs: dict[str, Any] = {}
-        attrs: dict[tuple[int], list[list[Any]]] = {}
-        names = self.fn.arg_names
-        for i, (dtype, aligned) in enumerate(zip(self.pointers, self.aligned, strict=True)):
-            if dtype is None:
-                signature[names[i]], constexprs[names[i]] = "constexpr", None
-                continue
-            signature[names[i]] = _POINTER_TYPES[dtype]
-            if aligned:
-                attrs[(i,)] = [["tt.divisibility", 16]]
-        for i, value in enumerate(self.scalars, len(self.pointers)):
-            if value == 1:
-                signature[names[i]], constexprs[names[i]] = "constexpr", 1
-                continue
-            signature[names[i]] = "i32" if value < _INT32_LIMIT else "i64"
-            if value % 16 == 0:
-                attrs[(i,)] = [["tt.divisibility", 16]]
-        for i, value in enumerate(self.constants, len(self.pointers) + len(self.scalars)):
-            signature[names[i]], constexprs[names[i]] = "constexpr", value
-        return signature, constexprs, attrs
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +48,7 @@ def plan(config: TritonConfig, problem: MatmulProblem, decode: bool = False) -> 
     preact = problem.out_dtype if problem.keep_preact else None
     split = config.split_k > 1
     even_m, even_n = m % config.block_m == 0, n % config.block_n == 0
-    tiles = _cdiv(m, config.block_m) * _cdiv(n, config.block_n)
+    tiles = cdiv(m, config.block_m) * cdiv(n, config.block_n)
     main = Kernel(
         fn=tiled.tiled_matmul,
         grid=(tiles * config.split_k * outer * inner, 1, 1),
@@ -139,7 +95,7 @@ def _finish(config: TritonConfig, problem: MatmulProblem, wide: bool) -> Kernel:
     residual_strides = _last_four(problem.residual_strides or (0,) * (dims + 2))
     return Kernel(
         fn=tiled.sum_parts,
-        grid=(_cdiv(m, block_m) * _cdiv(n, block_n) * outer * inner, 1, 1),
+        grid=(cdiv(m, block_m) * cdiv(n, block_n) * outer * inner, 1, 1),
         pointers=(
             torch.float32,
             problem.out_dtype,
@@ -175,7 +131,7 @@ def is_wide(config: TritonConfig, problem: MatmulProblem) -> bool:
     ]
     if problem.residual_strides is not None:
         extents.append(m * problem.residual_strides[-2] + n * problem.residual_strides[-1])
-    return max(extents) >= _INT32_LIMIT
+    return max(extents) >= INT32_LIMIT
 
 
 def _slices(problem: MatmulProblem) -> Iterator[tuple[int, int, int, int]]:
@@ -190,37 +146,6 @@ def _slices(problem: MatmulProblem) -> Iterator[tuple[int, int, int, int]]:
         yield a, b, residual, number * per_slice
 
 
-class Runner:
-    """Launches a `Kernel`; after the first launch on a device, without Triton's look-up of the compiled one.
-
-    The look-up takes 9 of the 12.5 µs that a launch costs the host. Skipping it is right only if every call
-    would find the same binary. It depends on the dtypes, scalars and constants, which the problem fixes, and
-    on which addresses are multiples of 16, which the problem fixes only where all of them are.
-    """
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._fn = kernel.fn
-        self._grid = kernel.grid
-        self._rest = (*kernel.scalars, *kernel.constants)
-        self._options = kernel.options
-        self._fixed = all(
-            aligned
-            for aligned, dtype in zip(kernel.aligned, kernel.pointers, strict=True)
-            if dtype is not None
-        )
-        self._compiled: dict[int | None, Any] = {}
-
-    def __call__(self, device: int | None, *pointers: Tensor | None) -> None:
-        launch = self._compiled.get(device)
-        if launch is not None:
-            launch(*pointers, *self._rest)
-            return
-        compiled = self._fn[self._grid](*pointers, *self._rest, **self._options)
-        # The interpreter returns None, asynchronous compilation a future: those keep to the ordinary way.
-        if self._fixed and type(compiled).__name__ == "CompiledKernel":
-            self._compiled[device] = compiled[self._grid]
-
-
 def view_from(tensor: Tensor, offset: int) -> Tensor:
     """A tensor of one element, `offset` elements into `tensor`: only its address matters."""
     if tensor.numel() == 0:  # K = 0: nothing is read, and there is no element to point at
@@ -230,7 +155,3 @@ def view_from(tensor: Tensor, offset: int) -> Tensor:
 
 def _last_four(strides: tuple[int, ...]) -> tuple[int, ...]:
     return (0, 0, *strides)[-4:]
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)

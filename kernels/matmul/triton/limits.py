@@ -17,6 +17,8 @@ from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.triton.alignment import elementwise, stores_singles
 from tilewright.kernels.matmul.triton.config import TritonConfig
+from tilewright.kernels.triton_launch import cdiv
+from tilewright.kernels.triton_runtime import interpreting
 
 _ALLOWED: dict[str, tuple[int, ...]] = {
     "block_m": (16, 32, 64, 128, 256),
@@ -100,13 +102,11 @@ def _unfit_problem(problem: MatmulProblem) -> str | None:
 
 
 def _unfit_device(config: TritonConfig, problem: MatmulProblem, device: DeviceSpec) -> str | None:
-    programs = _cdiv(problem.m, config.block_m) * _cdiv(problem.n, config.block_n)
+    programs = cdiv(problem.m, config.block_m) * cdiv(problem.n, config.block_n)
     programs *= math.prod(problem.batch[-2:]) * config.split_k
     if programs > _MAX_GRID:
         return f"needs {programs} blocks, a grid has at most {_MAX_GRID}"
     if device.kind == "cpu":
-        from tilewright.kernels.matmul.triton.backend import interpreting
-
         if not interpreting():
             return "Triton compiles for GPUs only; TRITON_INTERPRET=1 interprets its kernels on the CPU"
         return None
@@ -155,7 +155,7 @@ def _accumulator_limit(config: TritonConfig, problem: MatmulProblem, capability:
 
 
 def _wasteful(config: TritonConfig, problem: MatmulProblem) -> str | None:
-    tiles = _cdiv(problem.k, config.block_k)
+    tiles = cdiv(problem.k, config.block_k)
     if config.split_k > max(tiles, 1):
         return f"split_k is {config.split_k}, K has only {tiles} tiles of {config.block_k}"
     return None
@@ -177,7 +177,3 @@ def _accumulator(config: TritonConfig) -> int:
 
 def _kib(size: int) -> int:
     return -(-size // 1024)
-
-
-def _cdiv(a: int, b: int) -> int:
-    return -(-a // b)
