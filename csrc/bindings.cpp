@@ -3,11 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "conv2d/cpu/plan.h"
 #include "cpu/features.h"
 #include "cpu/fingerprint.h"
 #include "cpu/threads.h"
 #include "instances.h"
-#include "plan.h"
+#include "matmul/cpu/plan.h"
 #include "source_hash.h"
 
 namespace py = pybind11;
@@ -42,25 +43,36 @@ py::dict cpu_info() {
   return info;
 }
 
+template <class Kernel>
+py::dict instance(const char* operation, const IsaKernels& level, const Kernel& kernel) {
+  py::dict row;
+  row["operation"] = operation;
+  row["backend"] = "cpu";
+  row["isa"] = level.isa;
+  row["algorithm"] = kernel.algorithm;
+  row["compute"] = kernel.compute == Compute::bf16 ? "bf16" : "f32";
+  if (kernel.compute == Compute::bf16) {
+    row["dtypes"] = py::make_tuple("bf16");
+  } else {
+    row["dtypes"] = py::make_tuple("f32", "bf16", "f16");
+  }
+  return row;
+}
+
 py::list instances() {
   py::list found;
   for (const IsaKernels* level : kIsaLevels) {
     for (const MatmulKernel* list : {level->gemm, level->gemv}) {
       for (const MatmulKernel* kernel = list; kernel->algorithm != nullptr; ++kernel) {
-        py::dict row;
-        row["operation"] = "matmul";
-        row["backend"] = "cpu";
-        row["isa"] = level->isa;
-        row["algorithm"] = kernel->algorithm;
-        row["compute"] = kernel->compute == Compute::bf16 ? "bf16" : "f32";
+        py::dict row = instance("matmul", *level, *kernel);
         row["tile_m"] = kernel->tile_m;
         row["tile_n"] = kernel->tile_n;
-        if (kernel->compute == Compute::bf16) {
-          row["dtypes"] = py::make_tuple("bf16");
-        } else {
-          row["dtypes"] = py::make_tuple("f32", "bf16", "f16");
-        }
         found.append(row);
+      }
+    }
+    for (const Conv2dKernel* list : level->conv2d) {
+      for (const Conv2dKernel* kernel = list; kernel->algorithm != nullptr; ++kernel) {
+        found.append(instance("conv2d", *level, *kernel));
       }
     }
   }
@@ -129,8 +141,24 @@ uint64_t sample_py(uintptr_t address, size_t bytes, size_t count) {
   return sample(reinterpret_cast<const void*>(address), bytes, count);
 }
 
-void run_plan(const MatmulPlan& plan, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t preact, uintptr_t bias,
-              uintptr_t residual) {
+void run_conv2d(const Conv2dPlan& plan, uintptr_t x, uintptr_t weight, uintptr_t y, uintptr_t preact,
+                uintptr_t bias, uintptr_t residual) {
+  const Conv2dPointers pointers = {
+      reinterpret_cast<const void*>(x),    reinterpret_cast<const void*>(weight),
+      reinterpret_cast<void*>(y),          reinterpret_cast<void*>(preact),
+      reinterpret_cast<const void*>(bias), reinterpret_cast<const void*>(residual)};
+  const py::gil_scoped_release release;
+  plan.run(pointers);
+}
+
+template <class Plan>
+void pack_plan(const Plan& plan, uintptr_t from, uintptr_t packed) {
+  const py::gil_scoped_release release;
+  plan.pack(reinterpret_cast<const void*>(from), reinterpret_cast<void*>(packed));
+}
+
+void run_matmul(const MatmulPlan& plan, uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t preact,
+                uintptr_t bias, uintptr_t residual) {
   const MatmulPointers pointers = {
       reinterpret_cast<const void*>(a),    reinterpret_cast<const void*>(b),
       reinterpret_cast<void*>(c),          reinterpret_cast<void*>(preact),
@@ -198,18 +226,71 @@ PYBIND11_MODULE(_C, module) {
            "residual_dtype"_a, "activation"_a, "keep_preact"_a, "compute"_a, "pack_b"_a, "block_m"_a,
            "block_n"_a, "block_k"_a, "tile_m"_a, "tile_n"_a, "parts_m"_a, "parts_n"_a, "prefetch"_a,
            "threads"_a)
-      .def("run", run_plan, "a_ptr"_a, "b_ptr"_a, "c_ptr"_a, "preact_ptr"_a, "bias_ptr"_a, "residual_ptr"_a,
+      .def("run", run_matmul, "a_ptr"_a, "b_ptr"_a, "c_ptr"_a, "preact_ptr"_a, "bias_ptr"_a, "residual_ptr"_a,
            "Computes into c (and preact). Addresses are integers, 0 where there is no such operand. Releases "
            "the "
            "GIL.")
-      .def(
-          "pack",
-          [](const MatmulPlan& plan, uintptr_t b, uintptr_t packed) {
-            const py::gil_scoped_release release;
-            plan.pack(reinterpret_cast<const void*>(b), reinterpret_cast<void*>(packed));
-          },
-          "b_ptr"_a, "packed_ptr"_a,
-          "Where pack_b is frozen: writes B's packed form, which `run` takes in place of b.")
+      .def("pack", pack_plan<MatmulPlan>, "b_ptr"_a, "packed_ptr"_a,
+           "Where pack_b is frozen: writes B's packed form, which `run` takes in place of b.")
       .def_property_readonly("packed_bytes", &MatmulPlan::packed_bytes)
       .def_property_readonly("workspace_bytes", &MatmulPlan::workspace_bytes);
+
+  py::class_<Conv2dPlan>(module, "Conv2dPlan",
+                         "y = act(conv2d(x, w) + bias + residual) with its geometry, blocks and ISA level "
+                         "checked once. Field names as in "
+                         "tilewright.kernels.conv2d.problem.Conv2dProblem.")
+      .def(py::init([](std::string isa, std::string algorithm, std::string compute, int64_t batch,
+                       int64_t in_channels, int64_t out_channels, int64_t groups, Pair size, Pair out_size,
+                       Pair kernel, Pair stride, Pair dilation, Pair padding, Strides x_strides,
+                       Strides weight_strides, Strides y_strides, int64_t weight_group_stride, bool flipped,
+                       int64_t bias_stride, std::optional<Strides> residual_strides, std::string dtype,
+                       std::optional<std::string> bias_dtype, std::optional<std::string> residual_dtype,
+                       std::string activation, bool keep_preact, int64_t block_h, int64_t block_w,
+                       int64_t block_n, int64_t parts, bool frozen, int threads) {
+             return Conv2dPlan({isa,
+                                algorithm,
+                                compute,
+                                batch,
+                                in_channels,
+                                out_channels,
+                                groups,
+                                size,
+                                out_size,
+                                kernel,
+                                stride,
+                                dilation,
+                                padding,
+                                x_strides,
+                                weight_strides,
+                                y_strides,
+                                weight_group_stride,
+                                flipped,
+                                bias_stride,
+                                residual_strides,
+                                dtype,
+                                bias_dtype,
+                                residual_dtype,
+                                activation,
+                                keep_preact,
+                                block_h,
+                                block_w,
+                                block_n,
+                                parts,
+                                frozen,
+                                threads});
+           }),
+           py::kw_only(), "isa"_a, "algorithm"_a, "compute"_a, "batch"_a, "in_channels"_a, "out_channels"_a,
+           "groups"_a, "size"_a, "out_size"_a, "kernel"_a, "stride"_a, "dilation"_a, "padding"_a,
+           "x_strides"_a, "weight_strides"_a, "y_strides"_a, "weight_group_stride"_a, "flipped"_a,
+           "bias_stride"_a, "residual_strides"_a, "dtype"_a, "bias_dtype"_a, "residual_dtype"_a,
+           "activation"_a, "keep_preact"_a, "block_h"_a, "block_w"_a, "block_n"_a, "parts"_a, "frozen"_a,
+           "threads"_a)
+      .def("run", run_conv2d, "x_ptr"_a, "weight_ptr"_a, "y_ptr"_a, "preact_ptr"_a, "bias_ptr"_a,
+           "residual_ptr"_a,
+           "Computes into y (and preact). Addresses are integers, 0 where there is no such operand. Releases "
+           "the GIL.")
+      .def("pack", pack_plan<Conv2dPlan>, "weight_ptr"_a, "packed_ptr"_a,
+           "Where the weight is frozen: writes its packed form, which `run` takes in place of the weight.")
+      .def_property_readonly("packed_bytes", &Conv2dPlan::packed_bytes)
+      .def_property_readonly("workspace_bytes", &Conv2dPlan::workspace_bytes);
 }

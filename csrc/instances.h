@@ -2,8 +2,9 @@
 // exists.
 #pragma once
 
+#include "conv2d/cpu/conv2d.h"
 #include "cpu/probe.h"
-#include "matmul.h"
+#include "matmul/cpu/matmul.h"
 
 namespace tilewright {
 
@@ -14,6 +15,7 @@ struct IsaKernels {
   int lanes;                 // fp32 lanes of a vector
   const MatmulKernel* gemm;  // each list ends with a null algorithm
   const MatmulKernel* gemv;
+  const Conv2dKernel* conv2d[1];
   const Probe* probe;
 };
 

@@ -24,7 +24,9 @@ TW_INLINE void* advance(void* p, int64_t elements, Dtype dtype) {
 // The epilogue of the tile that begins `row` and `col` further on.
 TW_INLINE Epilogue advance(const Epilogue& e, int64_t row, int64_t col) {
   Epilogue moved = e;
-  if (e.bias != nullptr) moved.bias = advance(e.bias, col * e.bias_stride, e.bias_dtype);
+  if (e.bias != nullptr) {
+    moved.bias = advance(e.bias, row * e.bias_row + col * e.bias_stride, e.bias_dtype);
+  }
   if (e.residual != nullptr) {
     moved.residual = advance(e.residual, row * e.residual_row + col * e.residual_col, e.residual_dtype);
   }
@@ -106,47 +108,67 @@ inline void write(const float* z, int64_t ldz, int rows, int64_t cols, void* out
   }
 }
 
-// The common case in one pass: a contiguous fp32 or 16-bit bias or none, relu or no activation.
-template <Activation kActivation, class Bias, class Out>
-void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Bias* bias, Out* out,
-                 int64_t out_row) {
+// Where a bias comes from in the common cases.
+enum class Bias { none, per_column, per_row };
+
+// The common cases in one pass: everything is of one dtype, rows are contiguous, relu or no activation.
+template <Activation kActivation, Bias kBias, bool kResidual, class T>
+void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  const T* bias = static_cast<const T*>(e.bias);
+  const T* residual = static_cast<const T*>(e.residual);
+  T* out = static_cast<T*>(e.out);
   for (int64_t col = 0; col < cols; col += kLanes) {
     const int used = static_cast<int>(cols - col < kLanes ? cols - col : kLanes);
-    const vf shift = bias == nullptr ? zero() : load_upto(bias + col, used);
+    [[maybe_unused]] vf shift = zero();
+    if constexpr (kBias == Bias::per_column) shift = load_upto(bias + col, used);
     for (int row = 0; row < rows; ++row) {
       vf v = load(z + row * ldz + col);
-      if (bias != nullptr) v += shift;
+      if constexpr (kBias == Bias::per_column) v += shift;
+      if constexpr (kBias == Bias::per_row) v += broadcast(load_part(bias + row * e.bias_row, 1)[0]);
+      if constexpr (kResidual) v += load_upto(residual + row * e.residual_row + col, used);
       if constexpr (kActivation == Activation::relu) v = relu(v);
-      store_upto(out + row * out_row + col, v, used);
+      store_upto(out + row * e.out_row + col, v, used);
     }
   }
 }
 
-template <class Bias, class Out>
+template <Activation kActivation, Bias kBias, class T>
 TW_INLINE void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
-  const Bias* bias = static_cast<const Bias*>(e.bias);
-  Out* out = static_cast<Out*>(e.out);
-  if (e.activation == Activation::relu) {
-    finish_rows<Activation::relu>(z, ldz, rows, cols, bias, out, e.out_row);
-  } else {
-    finish_rows<Activation::none>(z, ldz, rows, cols, bias, out, e.out_row);
-  }
+  if (e.residual != nullptr) return finish_rows<kActivation, kBias, true, T>(z, ldz, rows, cols, e);
+  finish_rows<kActivation, kBias, false, T>(z, ldz, rows, cols, e);
+}
+
+template <Activation kActivation, class T>
+TW_INLINE void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  if (e.bias == nullptr) return finish_rows<kActivation, Bias::none, T>(z, ldz, rows, cols, e);
+  if (e.bias_stride == 1) return finish_rows<kActivation, Bias::per_column, T>(z, ldz, rows, cols, e);
+  finish_rows<kActivation, Bias::per_row, T>(z, ldz, rows, cols, e);
+}
+
+template <class T>
+TW_INLINE void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
+  if (e.activation == Activation::relu) return finish_rows<Activation::relu, T>(z, ldz, rows, cols, e);
+  finish_rows<Activation::none, T>(z, ldz, rows, cols, e);
 }
 
 // Whether the tile was finished: everything is of one dtype and simple.
 inline bool finish_in_one_pass(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
   const bool simple = e.activation == Activation::none || e.activation == Activation::relu;
-  if (!simple || e.residual != nullptr || e.preact != nullptr) return false;
-  if (e.bias != nullptr && (e.bias_dtype != e.out_dtype || e.bias_stride != 1)) return false;
+  if (!simple || e.preact != nullptr) return false;
+  if (e.residual != nullptr && (e.residual_dtype != e.out_dtype || e.residual_col != 1)) return false;
+  if (e.bias != nullptr) {
+    const bool per_column = e.bias_stride == 1 && e.bias_row == 0;
+    if (e.bias_dtype != e.out_dtype || !(per_column || e.bias_stride == 0)) return false;
+  }
   switch (e.out_dtype) {
     case Dtype::f32:
-      finish_rows<float, float>(z, ldz, rows, cols, e);
+      finish_rows<float>(z, ldz, rows, cols, e);
       return true;
     case Dtype::bf16:
-      finish_rows<bf16, bf16>(z, ldz, rows, cols, e);
+      finish_rows<bf16>(z, ldz, rows, cols, e);
       return true;
     case Dtype::f16:
-      finish_rows<f16, f16>(z, ldz, rows, cols, e);
+      finish_rows<f16>(z, ldz, rows, cols, e);
       return true;
   }
   return false;
@@ -156,7 +178,7 @@ inline bool finish_in_one_pass(const float* z, int64_t ldz, int rows, int64_t co
 // kLanes and at least cols rounded up to it. Lanes beyond cols may hold anything.
 inline void finish_tile(float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
   if (finish_in_one_pass(z, ldz, rows, cols, e)) return;
-  if (e.bias != nullptr) add(z, ldz, rows, cols, e.bias, e.bias_dtype, 0, e.bias_stride);
+  if (e.bias != nullptr) add(z, ldz, rows, cols, e.bias, e.bias_dtype, e.bias_row, e.bias_stride);
   if (e.residual != nullptr) {
     add(z, ldz, rows, cols, e.residual, e.residual_dtype, e.residual_row, e.residual_col);
   }

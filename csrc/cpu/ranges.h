@@ -1,4 +1,4 @@
-// Integer arithmetic of cutting work into parts.
+// Integer arithmetic of cutting work into parts, and memory into areas.
 #pragma once
 
 #include "cpu/simd.h"
@@ -20,6 +20,10 @@ TW_INLINE int64_t ceil_div(int64_t a, int64_t b) {
 TW_INLINE int64_t round_up(int64_t a, int64_t b) {
   return ceil_div(a, b) * b;
 }
+
+constexpr int64_t kLine = 64;
+// Between areas of scratch memory: they would otherwise start at the same set of L1.
+constexpr int64_t kApart = 4 * kLine;
 
 // Where part `index` of `parts` begins when `size` things are divided as evenly as whole things can be. No
 // part is larger than ceil(size / parts).

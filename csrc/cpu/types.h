@@ -16,14 +16,18 @@ struct f16 {
   uint16_t bits;
 };
 
+// What does the multiplying: fp32 multiply-adds, or the processor's bf16 dot products.
+enum class Compute : int { f32, bf16 };
+
 // The numbers are those of kernels/epilogue.py.
 enum class Activation : int { none, relu, gelu, gelu_tanh, silu };
 
 // What happens to a tile z of A·B before it becomes y. Pointers are those of the tile's first element.
 struct Epilogue {
   Activation activation;
-  const void* bias;  // null: no bias; one element per column
-  int64_t bias_stride;
+  const void* bias;     // null: no bias
+  int64_t bias_stride;  // from column to column; 0 where there is one element per row
+  int64_t bias_row;     // from row to row; 0 where there is one element per column
   Dtype bias_dtype;
   const void* residual;  // null: no residual
   int64_t residual_row, residual_col;

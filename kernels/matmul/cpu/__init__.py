@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import DeviceError
+from tilewright.kernels.cpu import absent, core, launch_threads
 from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.kernels.frozen import FrozenOperand, unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 from tilewright.kernels.matmul.cpu.blocking import configs
-from tilewright.kernels.matmul.cpu.config import CpuConfig, core, launch_threads, rejection
+from tilewright.kernels.matmul.cpu.config import CpuConfig, rejection
 from tilewright.kernels.matmul.problem import MatmulProblem
 
 __all__ = ["BACKEND", "CpuConfig"]
@@ -27,14 +28,7 @@ class CpuMatmul:
     config_type = CpuConfig
 
     def absent(self, kind: DeviceKind) -> Absence | None:
-        if kind != "cpu":
-            return Absence("the cpu kernels run on CPUs only", "use the triton backend on GPUs")
-        if core() is None:
-            return Absence(
-                "the compiled module tilewright._C was not built",
-                "run `pip install .` in the source tree; it needs g++ 12 or newer",
-            )
-        return None
+        return absent(kind)
 
     def configs(self, problem: MatmulProblem, device: DeviceSpec) -> Iterable[CpuConfig]:
         return configs(problem, device)

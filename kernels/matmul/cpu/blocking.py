@@ -7,18 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
+from tilewright.kernels.cpu import LANES, PANEL_VECTORS, features, launch_threads
 from tilewright.kernels.interface import DeviceSpec
-from tilewright.kernels.matmul.cpu.config import (
-    GEMV_ROWS,
-    LANES,
-    PANEL_VECTORS,
-    CpuConfig,
-    features,
-    instances,
-    launch_threads,
-    rejection,
-    streams_a,
-)
+from tilewright.kernels.matmul.cpu.config import GEMV_ROWS, CpuConfig, instances, rejection, streams_a
 from tilewright.kernels.matmul.cpu.cost import expected_seconds
 from tilewright.kernels.matmul.problem import MatmulProblem
 

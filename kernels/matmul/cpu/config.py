@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any
 
-import torch
-
-from tilewright.kernels.dtypes import DTYPE_NAMES, KERNEL_DTYPES
-from tilewright.kernels.epilogue import ACTIVATIONS
+from tilewright.kernels.cpu import (
+    COMPUTE,
+    LANES,
+    MAX_BLOCK,
+    MAX_THREADS,
+    MAX_WORKSPACE,
+    PANEL_VECTORS,
+    bad_fields,
+    bad_problem,
+    core,
+    launch_threads,
+    unusable,
+)
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.problem import MatmulProblem
-
-ISA_LEVELS = ("portable", "avx2", "avx512")
-"""Lowest first. A machine runs its own level and those below it."""
-
-LANES = {"portable": 4, "avx2": 8, "avx512": 16}
-"""fp32 values in a vector."""
 
 GEMV_ROWS = 16
 """The most rows (or columns) that gemv takes: ``kGemvRows`` in matmul.h."""
 
-PANEL_VECTORS = 2
-"""Vectors in a panel of packed B: ``kPanelVectors`` in csrc/cpu/microkernel.h."""
-
-COMPUTE = ("f32", "bf16")
 PACK_B = ("private", "shared", "frozen")
-
-_MAX_BLOCK = 1 << 20
-_MAX_WORKSPACE = 1 << 30
-MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +68,6 @@ class CpuConfig:
         return f"{blocks} t{self.tile_m}x{self.tile_n} {self.compute} {self.pack_b} {parts}{fetched}"
 
 
-def core() -> ModuleType | None:
-    """The compiled module, or None where it was not built or does not load."""
-    try:
-        from tilewright import _C
-    except ImportError:
-        return None
-    return _C
-
-
-@cache
-def features() -> frozenset[str]:
-    """What the processor of this machine has ("avx512bf16")."""
-    module = core()
-    return frozenset() if module is None else frozenset(module.cpu_info()["features"])
-
-
 @cache
 def instances() -> frozenset[tuple[str, str, str, int, int]]:
     """(isa, algorithm, compute, tile_m, tile_n) of every kernel that was compiled."""
@@ -110,58 +88,29 @@ def streams_a(problem: MatmulProblem) -> bool:
 
 def rejection(config: Any, problem: MatmulProblem, device: DeviceSpec) -> str | None:
     """None if the config computes the problem on the device, else a sentence that says why not."""
-    return _bad_fields(config) or _bad_problem(problem) or _bad_match(config, problem, device)
+    return _bad_fields(config) or bad_problem(problem) or _bad_match(config, problem, device)
 
 
 def _bad_fields(config: Any) -> str | None:
-    if not isinstance(config, CpuConfig):
-        return f"expected a CpuConfig, got {type(config).__name__}"
-    for field in fields(config):
-        value = getattr(config, field.name)
-        expected = str if field.type in (str, "str") else int
-        if type(value) is not expected:
-            return f"{field.name} is {value!r:.40}; expected {expected.__name__}"
-    for name in ("block_m", "block_n", "block_k"):
-        value = getattr(config, name)
-        if not 1 <= value <= _MAX_BLOCK:
-            return f"{name} is {value}; expected 1 to {_MAX_BLOCK}"
+    bad = bad_fields(config, CpuConfig, ("block_m", "block_n", "block_k"))
+    if bad is not None:
+        return bad
     if config.compute not in COMPUTE or config.pack_b not in PACK_B:
         return f"knows no compute {config.compute!r:.40} with pack_b {config.pack_b!r:.40}"
     if min(config.parts_m, config.parts_n) < 1 or config.parts_m * config.parts_n > MAX_THREADS:
         return f"{config.parts_m}x{config.parts_n} parts; expected 1 to {MAX_THREADS} in all"
-    if not 0 <= config.prefetch <= _MAX_BLOCK:
-        return f"prefetch is {config.prefetch}; expected 0 to {_MAX_BLOCK}"
-    return None
-
-
-def _bad_problem(problem: MatmulProblem) -> str | None:
-    if problem.device != "cpu":
-        return "the CPU kernels do not reach GPU memory"
-    for what, dtype in (
-        ("operands", problem.dtype),
-        ("output", problem.out_dtype),
-        ("bias", problem.bias_dtype),
-        ("residual", problem.residual_dtype),
-    ):
-        if dtype is not None and dtype not in KERNEL_DTYPES:
-            return f"computes f32, bf16 and f16; the {what} dtype is {DTYPE_NAMES.get(dtype, dtype)}"
-    if problem.activation not in ACTIVATIONS:
-        return f"knows no activation {problem.activation!r:.40}"
+    if not 0 <= config.prefetch <= MAX_BLOCK:
+        return f"prefetch is {config.prefetch}; expected 0 to {MAX_BLOCK}"
     return None
 
 
 def _bad_match(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) -> str | None:
-    if config.isa not in ISA_LEVELS:
-        return f"knows no ISA level {config.isa!r:.40}"
-    if device.arch not in ISA_LEVELS or ISA_LEVELS.index(config.isa) > ISA_LEVELS.index(device.arch):
-        return f"needs {config.isa}; the level in use is {device.arch}"
+    bad = unusable(config.isa, config.compute, problem.dtype, device)
+    if bad is not None:
+        return bad
     if (config.isa, config.algorithm, config.compute, config.tile_m, config.tile_n) not in instances():
         tile = f"{config.compute} tile {config.tile_m}x{config.tile_n}"
         return f"{config.algorithm!r:.40} with {tile} was not compiled for {config.isa}"
-    if config.compute == "bf16" and problem.dtype != torch.bfloat16:
-        return f"multiplies bf16 pairs; the operands are {DTYPE_NAMES[problem.dtype]}"
-    if config.compute == "bf16" and "avx512bf16" not in features():
-        return "needs AVX512-BF16, which this processor lacks"
     if config.pack_b == "frozen" and not problem.frozen_b:
         return (
             "B may change between calls, so a packed copy could go stale; pack the weight of a frozen module"
@@ -178,14 +127,9 @@ def _bad_match(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) ->
             name = "a" if swapped else "b"
             return f"gemv streams {name} and needs unit stride in one of its dimensions; they are {strides}"
     scratch = workspace_bytes(config, problem)
-    if scratch > _MAX_WORKSPACE:
-        return f"needs {scratch >> 20} MiB of scratch memory; the limit is {_MAX_WORKSPACE >> 20}"
+    if scratch > MAX_WORKSPACE:
+        return f"needs {scratch >> 20} MiB of scratch memory; the limit is {MAX_WORKSPACE >> 20}"
     return None
-
-
-def launch_threads(problem: MatmulProblem) -> int:
-    """The team's size for a launch: the problem's, or torch's where the problem leaves it open."""
-    return max(1, min(problem.threads or torch.get_num_threads(), MAX_THREADS))
 
 
 def workspace_bytes(config: CpuConfig, problem: MatmulProblem) -> int:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 
+from tilewright.kernels.cpu import LANES, PANEL_VECTORS, launch_threads
+from tilewright.kernels.cpu_rates import bandwidth, multiply_adds, overlapped, start
 from tilewright.kernels.interface import DeviceSpec
-from tilewright.kernels.matmul.cpu.config import LANES, PANEL_VECTORS, CpuConfig, launch_threads, streams_a
+from tilewright.kernels.matmul.cpu.config import CpuConfig, streams_a
 from tilewright.kernels.matmul.problem import MatmulProblem
 
-_FLOPS_PER_CLOCK = {"avx512": 64, "avx2": 32, "portable": 8}
 """The most that one core does with a level's instructions; the device's peaks are those of its best level."""
 
-_BOOST = 1.4  # clocks above the announced one
 _INNER_LOOP = 0.93  # of the multiply-add rate that the micro-kernel keeps
 _GEMV = 0.5  # of it that gemv keeps: its queries come from L2
 _PACK = 0.35  # cycles for an element that is transposed on the way, as in packing a weight
@@ -25,13 +25,9 @@ _COPY = 0.12  # and for one of A that is only copied
 _SUM = 8.0  # cycles for the sum across a vector, one for every output of gemv's dot products
 _FINISH = 0.25  # cycles for an element of C in the epilogue
 _UNFINISHED = 0.12  # cycles for an element of C that waits for the next block of K
-_CORE_BANDWIDTH = 25e9  # B/s that one core draws from memory
-_BANDWIDTH = 0.9  # of the measured one
-_CACHED = 3.0  # times faster than main memory: a shared last-level cache
 _HIDDEN = 0.2  # of the shorter of computing and reading, where plain operands are packed or streamed
 _FETCHED = 0.9  # where packed ones are fetched ahead
 _BARRIER = 0.5e-6
-_CALL = 1e-6
 
 
 def expected_seconds(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec) -> float:
@@ -46,27 +42,6 @@ def _ceil(size: int, step: int) -> int:
     return -(-size // step)
 
 
-def _rate(device: DeviceSpec, config: CpuConfig) -> float:
-    """Multiply-adds of fp32 lanes in a second, on one core."""
-    peak = device.peak_16bit if config.compute == "bf16" else device.peak_fp32
-    level = device.clock_hz * _BOOST * _FLOPS_PER_CLOCK.get(config.isa, 8)
-    return min(peak / device.units, level * (2 if config.compute == "bf16" else 1)) / 2
-
-
-def _bandwidth(device: DeviceSpec, threads: int, resident: float) -> float:
-    """B/s for all threads: from memory, or faster where everything stays in the last-level cache."""
-    drawn = min(device.bandwidth, threads * max(_CORE_BANDWIDTH, device.bandwidth / device.units))
-    return drawn * (_CACHED if resident < device.llc_bytes / 2 else _BANDWIDTH)
-
-
-def _overlapped(one: float, other: float, hidden: float) -> float:
-    return max(one, other) + (1 - hidden) * min(one, other)
-
-
-def _start(device: DeviceSpec, threads: int) -> float:
-    return _CALL + (device.launch_seconds if threads > 1 else 0.0)
-
-
 def _gemv(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads: int) -> float:
     rows = problem.m if streams_a(problem) else problem.n
     block = config.block_m if streams_a(problem) else config.block_n
@@ -74,13 +49,13 @@ def _gemv(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     used = max(1, min(threads, tasks))
     # The last round of tasks leaves threads idle.
     rounds = _ceil(tasks, used) * used / max(tasks, 1)
-    reading = problem.bytes() / _bandwidth(device, used, problem.bytes())
-    rate = _rate(device, config)
+    reading = problem.bytes() / bandwidth(device, used, problem.bytes())
+    rate = multiply_adds(device, config.isa, config.compute)
     computing = rounds * problem.flops() / 2 / (rate * used * _GEMV)
     if (problem.a_strides[-1] if streams_a(problem) else problem.b_strides[-2]) == 1:
         cycle = 2 * LANES[config.isa] / rate
         computing += rounds * _SUM * cycle * problem.batch_count * problem.m * problem.n / used
-    return _overlapped(reading, computing, _HIDDEN) + _start(device, used)
+    return overlapped(reading, computing, _HIDDEN) + start(device, used)
 
 
 def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads: int) -> float:
@@ -98,7 +73,7 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     rows = min(m, math.ceil(m * part_strips / strips))
     strip_rows = rows / part_strips
     columns = min(part_panels * panel, _ceil(n, lanes) * lanes)
-    rate = _rate(device, config)
+    rate = multiply_adds(device, config.isa, config.compute)
     cycle = 2 * lanes / rate  # of two multiply-adds of vectors
 
     # A step of a tile takes its multiply-adds or its loads, whichever is more, at two in a cycle.
@@ -131,20 +106,20 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
     finishing = (_FINISH + (_UNFINISHED * k_blocks if k_blocks > 1 else 0)) * rows * columns * cycle
 
     # Strips are read again for every group of panels, panels for every strip: from L2 where they fit.
-    core_cache = _bandwidth(device, used, 0.0) / used
+    core_cache = bandwidth(device, used, 0.0) / used
     strips_again = rows * k * unit * (groups - 1) if rows * block_k * unit > device.l2_bytes / 2 else 0.0
     panels_again = columns * k * stored * (part_strips - 1) if group_bytes > device.l2_bytes * 0.6 else 0.0
     panels_again += 0.2 * columns * k * stored * group_bytes / device.l2_bytes
     again = (strips_again + panels_again) / core_cache
-    computing = rounds * (_overlapped(multiplying, again, 0.8) + packing + finishing)
+    computing = rounds * (overlapped(multiplying, again, 0.8) + packing + finishing)
 
     traffic = float(problem.bytes())
     if config.pack_b == "shared" and n * k * unit > device.llc_bytes / 2:
         traffic += 2 * n * k * unit  # written, and read again
-    reading = traffic / _bandwidth(device, used, problem.bytes())
+    reading = traffic / bandwidth(device, used, problem.bytes())
     hidden = _FETCHED if config.prefetch and config.pack_b == "frozen" else _HIDDEN
     barriers = 0.0 if solo or used == 1 else m_blocks * problem.batch_count * _BARRIER
-    return _overlapped(reading, computing, hidden) + barriers + _start(device, used)
+    return overlapped(reading, computing, hidden) + barriers + start(device, used)
 
 
 def _cycles_for_a(config: CpuConfig, problem: MatmulProblem, depth: int) -> float:

@@ -8,37 +8,15 @@
 // that block_k and the tile decide, not the threads.
 //
 // Many small matrices are shared out whole: each thread then works alone, as a team of one.
-#include "cpu/microkernel.h"
+#include "cpu/arithmetic.h"
 #include "cpu/pack.h"
 #include "cpu/threads.h"
 #include "instances.h"
-#include "walk.h"
+#include "matmul/cpu/walk.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
 namespace {
-
-// The arithmetic of operands stored as T.
-template <class T>
-struct F32 {
-  using Element = T;
-#if defined(__AVX2__) || defined(__aarch64__)
-  using Step = WidenedStep<T>;
-#else
-  using Step = WidenedStep<float>;  // widened when packed: by hand, in the inner loop, it would push sums out
-#endif
-};
-
-#if defined(__AVX512F__)
-struct Bf16 {
-  using Element = bf16;
-  using Step = Bf16PairStep;
-};
-#endif
-
-constexpr int64_t kLine = 64;
-// Between areas of scratch memory: they would otherwise start at the same set of L1.
-constexpr int64_t kApart = 4 * kLine;
 
 // Sizes in bytes and in steps of k, all clipped to the problem.
 template <class Math>
@@ -357,34 +335,20 @@ void pack_with(const MatmulGeometry& g, const void* b, void* packed) {
   parallel(g.threads, pack_whole<Math>, &run);
 }
 
-// Calls `f` with the fp32 arithmetic of the operands' dtype.
-template <class F>
-TW_INLINE auto with_math(const MatmulGeometry& g, F f) {
-  switch (g.dtype) {
-    case Dtype::bf16:
-      return f(F32<bf16>{});
-    case Dtype::f16:
-      return f(F32<f16>{});
-    case Dtype::f32:
-      break;
-  }
-  return f(F32<float>{});
-}
-
 void run_f32(const MatmulGeometry& g, const MatmulPointers& pointers, void* workspace) {
-  with_math(g, [&](auto math) { run_with<decltype(math)>(g, pointers, workspace); });
+  with_math(g.dtype, [&](auto math) { run_with<decltype(math)>(g, pointers, workspace); });
 }
 
 size_t workspace_f32(const MatmulGeometry& g) {
-  return with_math(g, [&](auto math) { return workspace_of<decltype(math)>(g); });
+  return with_math(g.dtype, [&](auto math) { return workspace_of<decltype(math)>(g); });
 }
 
 size_t packed_bytes_f32(const MatmulGeometry& g) {
-  return with_math(g, [&](auto math) { return packed_bytes_of<decltype(math)>(g); });
+  return with_math(g.dtype, [&](auto math) { return packed_bytes_of<decltype(math)>(g); });
 }
 
 void pack_f32(const MatmulGeometry& g, const void* b, void* packed) {
-  with_math(g, [&](auto math) { pack_with<decltype(math)>(g, b, packed); });
+  with_math(g.dtype, [&](auto math) { pack_with<decltype(math)>(g, b, packed); });
 }
 
 constexpr MatmulKernel f32_tile(int tile_m, int panels) {

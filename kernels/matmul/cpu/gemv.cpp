@@ -16,7 +16,7 @@
 // kept and added in order, so the result does not depend on the threads.
 #include "cpu/threads.h"
 #include "instances.h"
-#include "walk.h"
+#include "matmul/cpu/walk.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 

@@ -11,9 +11,6 @@ namespace tilewright {
 
 constexpr int kMaxBatchRank = 64;  // torch's limit on dimensions
 
-// What does the multiplying: fp32 multiply-adds, or the processor's bf16 dot products.
-enum class Compute : int { f32, bf16 };
-
 // Who lays B out in panels, and when: each thread its own block, all threads together at the start of a call,
 // or whoever froze the weight, beforehand.
 enum class PackB : int { private_, shared, frozen };

@@ -1,89 +1,18 @@
-#include "plan.h"
-
-#include <cstring>
-#include <stdexcept>
+#include "matmul/cpu/plan.h"
 
 #include "cpu/features.h"
 #include "cpu/threads.h"
+#include "plan_checks.h"
 
 namespace tilewright {
 
 namespace {
-
-constexpr int64_t kMaxBlock = int64_t{1} << 20;
-constexpr size_t kMaxWorkspace = size_t{1} << 30;
-constexpr int kMaxThreads = 1024;
-
-[[noreturn]] void fail(const std::string& what) {
-  throw std::invalid_argument("MatmulPlan: " + what);
-}
-
-void require(bool condition, const std::string& what) {
-  if (!condition) fail(what);
-}
-
-int64_t checked_mul(int64_t a, int64_t b, const char* what) {
-  int64_t product = 0;
-  require(!__builtin_mul_overflow(a, b, &product), std::string(what) + " does not fit 64 bits");
-  return product;
-}
-
-int64_t checked_add(int64_t a, int64_t b, const char* what) {
-  int64_t sum = 0;
-  require(!__builtin_add_overflow(a, b, &sum), std::string(what) + " does not fit 64 bits");
-  return sum;
-}
-
-Dtype dtype_of(const std::string& name, const char* field) {
-  if (name == "f32") return Dtype::f32;
-  if (name == "bf16") return Dtype::bf16;
-  if (name == "f16") return Dtype::f16;
-  fail(std::string(field) + " is '" + name + "'; expected f32, bf16 or f16");
-}
-
-Activation activation_of(const std::string& name) {
-  const char* const names[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
-  for (int code = 0; code < 5; ++code) {
-    if (name == names[code]) return static_cast<Activation>(code);
-  }
-  fail("activation is '" + name + "'; expected none, relu, gelu, gelu_tanh or silu");
-}
-
-Compute compute_of(const std::string& name) {
-  if (name == "f32") return Compute::f32;
-  if (name == "bf16") return Compute::bf16;
-  fail("compute is '" + name + "'; expected f32 or bf16");
-}
 
 PackB pack_of(const std::string& name) {
   if (name == "private") return PackB::private_;
   if (name == "shared") return PackB::shared;
   if (name == "frozen") return PackB::frozen;
   fail("pack_b is '" + name + "'; expected private, shared or frozen");
-}
-
-// The walk over these sizes with these strides must stay within 64-bit byte offsets.
-void check_extent(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, const char* what) {
-  require(strides.size() == sizes.size(), std::string(what) + " have " + std::to_string(strides.size()) +
-                                              " entries; expected " + std::to_string(sizes.size()));
-  int64_t extent = 0;
-  for (size_t dim = 0; dim < sizes.size(); ++dim) {
-    require(strides[dim] >= 0, std::string(what) + " are negative in dimension " + std::to_string(dim));
-    if (sizes[dim] > 0) extent = checked_add(extent, checked_mul(sizes[dim] - 1, strides[dim], what), what);
-  }
-  checked_mul(extent, 4, what);
-}
-
-const IsaKernels& runnable_isa(const std::string& name) {
-  std::string known;
-  for (const IsaKernels* level : kIsaLevels) {
-    if (name == level->isa) {
-      require(machine_supports(name), "isa '" + name + "' is not supported by this processor");
-      return *level;
-    }
-    known += (known.empty() ? "" : ", ") + std::string(level->isa);
-  }
-  fail("isa is '" + name + "'; this build has " + known);
 }
 
 const MatmulKernel& find_kernel(const IsaKernels& isa, const MatmulRequest& r) {
@@ -96,12 +25,6 @@ const MatmulKernel& find_kernel(const IsaKernels& isa, const MatmulRequest& r) {
   }
   fail("no " + r.algorithm + " that computes in " + r.compute + " with tile " + std::to_string(r.tile_m) +
        "x" + std::to_string(r.tile_n) + " was compiled for " + isa.isa);
-}
-
-void check_compute(const MatmulGeometry& g, Compute compute) {
-  if (compute == Compute::f32) return;
-  require(g.dtype == Dtype::bf16, "compute bf16 takes bf16 operands");
-  require(machine_has("avx512bf16"), "compute bf16 needs AVX512-BF16, which this processor lacks");
 }
 
 void copy_batch(int64_t* to, const std::vector<int64_t>& from, int rank) {
@@ -187,7 +110,7 @@ MatmulPlan::MatmulPlan(const MatmulRequest& r) {
   g.threads = r.threads;
 
   kernel_ = &find_kernel(runnable_isa(r.isa), r);
-  check_compute(g, kernel_->compute);
+  check_compute(g.dtype, kernel_->compute);
   require(g.pack_b != PackB::frozen || kernel_->pack != nullptr, r.algorithm + " takes no frozen B");
   if (count == 0 || r.m == 0 || r.n == 0) return;  // nothing to compute; kernels need not know such cases
   if (r.algorithm == "gemv") {

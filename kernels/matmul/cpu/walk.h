@@ -3,7 +3,7 @@
 
 #include "cpu/epilogue.h"
 #include "cpu/ranges.h"
-#include "matmul.h"
+#include "matmul/cpu/matmul.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 

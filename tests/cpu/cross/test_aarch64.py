@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 LIBRARIES = "/usr/aarch64-linux-gnu"
 
-INCLUDES = ("-I", "csrc", "-I", "kernels/matmul/cpu")
+INCLUDES = ("-I", "csrc", "-I", "kernels")
 ANY = ("-std=c++20", "-O2", "-Wall", "-Wextra", "-Wno-psabi", "-fopenmp", *INCLUDES)
 # As tilewright_isa() in CMakeLists.txt compiles a level.
 LEVEL = (
@@ -32,6 +32,7 @@ LEVEL_SOURCES = (
 SOURCES = (
     "csrc/cpu/features.cpp",
     "csrc/cpu/threads.cpp",
+    "csrc/plan_checks.cpp",
     "kernels/matmul/cpu/plan.cpp",
     "tests/cpu/cross/matmul_check.cpp",
 )

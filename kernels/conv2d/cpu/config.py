@@ -1,0 +1,150 @@
+"""CpuConfig: the parameters of a CPU convolution kernel, and what makes one impossible."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from tilewright.kernels.conv2d.problem import Conv2dProblem
+from tilewright.kernels.cpu import (
+    COMPUTE,
+    LANES,
+    MAX_THREADS,
+    MAX_WORKSPACE,
+    PANEL_VECTORS,
+    bad_fields,
+    bad_problem,
+    core,
+    launch_threads,
+    unusable,
+)
+from tilewright.kernels.interface import DeviceSpec
+
+PACK = ("shared", "frozen")
+
+MAX_ROWS = {"portable": 6, "avx2": 6, "avx512": 14}
+"""The most output pixels of a register tile: ``kMaxRows`` in csrc/cpu/microkernel.h."""
+
+_MAX_POSITIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CpuConfig:
+    """How a convolution is cut up.
+
+    ``direct``: a task is a block of ``block_h × block_w`` pixels of an output image and one of ``parts`` shares of the
+    output channels, which it computes ``block_n`` at a time. ``pack`` says who lays the weight out: all threads
+    together before they start (``shared``), or whoever froze it (``frozen``).
+
+    ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
+    products of bf16 pairs, with sums in fp32. ``isa``, ``compute`` and the algorithm decide the bits of the result;
+    threads, blocks and parts do not.
+    """
+
+    algorithm: str  # one of those that were compiled: direct
+    isa: str  # one of kernels.cpu.ISA_LEVELS
+    block_h: int
+    block_w: int
+    block_n: int
+    parts: int = 1
+    compute: str = "f32"  # one of COMPUTE
+    pack: str = "shared"  # one of PACK
+
+    def __str__(self) -> str:
+        blocks = f"{self.block_h}x{self.block_w}x{self.block_n}"
+        return f"{self.algorithm} {self.isa} {blocks} {self.compute} {self.pack} p{self.parts}"
+
+
+@cache
+def instances() -> frozenset[tuple[str, str, str]]:
+    """(isa, algorithm, compute) of every kernel that was compiled."""
+    module = core()
+    if module is None:
+        return frozenset()
+    return frozenset(
+        (row["isa"], row["algorithm"], row["compute"])
+        for row in module.instances()
+        if row["operation"] == "conv2d" and row["backend"] == "cpu"
+    )
+
+
+def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | None:
+    """None if the config computes the problem on the device, else a sentence that says why not."""
+    bad = bad_fields(config, CpuConfig, ("block_h", "block_w", "block_n")) or bad_problem(problem)
+    if bad is not None:
+        return bad
+    if config.compute not in COMPUTE or config.pack not in PACK:
+        return f"knows no compute {config.compute!r:.40} with pack {config.pack!r:.40}"
+    if not 1 <= config.parts <= MAX_THREADS:
+        return f"parts is {config.parts}; expected 1 to {MAX_THREADS}"
+    bad = unusable(config.isa, config.compute, problem.dtype, device)
+    if bad is not None:
+        return bad
+    if (config.isa, config.algorithm, config.compute) not in instances():
+        return f"{config.algorithm!r:.40} computing in {config.compute} was not compiled for {config.isa}"
+    if config.pack == "frozen" and not problem.frozen_weight:
+        return "the weight may change between calls, so a packed copy could go stale; pack that of a frozen module"
+    if problem.direction == "weight_gradient":
+        return "computes forward and input_gradient"
+    if problem.direction == "input_gradient" and problem.stride != (1, 1):
+        return f"computes input_gradient for stride 1 only; it is {problem.stride[0]}x{problem.stride[1]}"
+    if math.prod(problem.kernel) > _MAX_POSITIONS:
+        return (
+            f"direct takes kernels of at most {_MAX_POSITIONS} positions; it has {math.prod(problem.kernel)}"
+        )
+    scratch = workspace_bytes(config, problem)
+    if scratch > MAX_WORKSPACE:
+        return f"needs {scratch >> 20} MiB of scratch memory; the limit is {MAX_WORKSPACE >> 20}"
+    return None
+
+
+def slab_bytes(problem: Conv2dProblem, block_h: int, block_w: int, compute: str) -> int:
+    """An upper bound of the part of x that a block's windows cover: ``Layout`` in direct.cpp."""
+    channels = reduction_channels(problem)
+    units = -(-channels // (2 if compute == "bf16" else 1)) + 16
+    sides = []
+    for block, most, kernel, stride, dilation in zip(
+        (block_h, block_w),
+        conv_out_size(problem),
+        problem.kernel,
+        problem.stride,
+        problem.dilation,
+        strict=True,
+    ):
+        sides.append(
+            (min(block, max(most, 1)) - 1) * (1 if kernel == 1 else stride) + (kernel - 1) * dilation + 1
+        )
+    return 4 * math.prod(sides) * units
+
+
+def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
+    """An upper bound of the scratch memory of a launch."""
+    own = slab_bytes(problem, config.block_h, config.block_w, config.compute) + 4096 + 512
+    packed = 0
+    if config.pack == "shared":
+        panel = PANEL_VECTORS * LANES[config.isa]
+        outputs = -(-output_channels(problem) // panel) * panel
+        packed = 4 * problem.groups * outputs * math.prod(problem.kernel) * reduction_channels(problem) + 512
+    return launch_threads(problem) * own + packed + 8 * math.prod(problem.kernel) + 64
+
+
+# An input gradient is the convolution of dy with the flipped kernel: channels and images change places.
+
+
+def reduction_channels(problem: Conv2dProblem) -> int:
+    """Channels of one group that a kernel sums over."""
+    channels = problem.in_channels if problem.direction == "forward" else problem.out_channels
+    return channels // max(problem.groups, 1)
+
+
+def output_channels(problem: Conv2dProblem) -> int:
+    """Channels of one group that a kernel computes."""
+    channels = problem.out_channels if problem.direction == "forward" else problem.in_channels
+    return channels // max(problem.groups, 1)
+
+
+def conv_out_size(problem: Conv2dProblem) -> tuple[int, int]:
+    """Of the image that a kernel computes."""
+    return problem.out_size if problem.direction == "forward" else problem.size

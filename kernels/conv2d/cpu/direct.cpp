@@ -1,0 +1,354 @@
+// Direct convolution: an implicit matrix product whose whole reduction stays in registers.
+//
+// y is cut into blocks of block_h × block_w pixels of an image. For each, a thread copies the part of x that
+// the block's windows cover into a *slab*: channels side by side, converted to what the kernel multiplies,
+// zeros where the padding is. So layout, dtype, padding and cropping of x all end here.
+//
+//      slab (channels run into the page)            y
+//      +--+--+--+--+--+--+--+--+                    +--+--+--+--+--+--+
+//      |  |##|##|##|  |  |  |  |   window of        |  |AA|AA|AA|BB|BB|BB   run A, run B: the pixels of
+//      +--+--+--+--+--+--+--+--+   a pixel          +--+--+--+--+--+--+     one register tile
+//      |  |##|##|##|  |  |  |  |                    |  |  |  |  |  |  |
+//      +--+--+--+--+--+--+--+--+                    +--+--+--+--+--+--+
+//
+// Neighbouring pixels of a run read the slab stride_w pixels apart, so nothing is copied per window (no
+// im2col). The tile walks the window's segments: a row of it where its pixels lie side by side in the slab,
+// else each pixel. The weight comes in panels of kPanel output channels (packed by all threads at the start
+// of the call, or long before).
+//
+// A thread works on one block and one of `parts` shares of the output channels at a time, block_n channels
+// after one another, whose panels stay in L2 while all pixels of the block pass. Threads and parts do not
+// change the order in which anything is summed.
+#include "conv2d/cpu/finish.h"
+#include "conv2d/cpu/pack_weight.h"
+#include "conv2d/cpu/tile.h"
+#include "cpu/arithmetic.h"
+#include "cpu/threads.h"
+#include "instances.h"
+
+namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
+
+namespace {
+
+constexpr int64_t kMaxSegments = 1024;
+
+// Sizes of what a launch works with.
+template <class Math>
+struct Layout {
+  using Step = typename Math::Step;
+  static constexpr int64_t kAUnit = sizeof(typename Step::AUnit);
+  static constexpr int64_t kBUnit = sizeof(typename Step::BUnit);
+
+  int64_t block_h, block_w, blocks_h, blocks_w;
+  int64_t channel_steps;  // of one pixel
+  // A kernel of one row (or column) needs but the rows (columns) that outputs are made of: the slab skips the
+  // others.
+  int64_t step_h, step_w;          // rows and columns of x from one of the slab to the next
+  int64_t stride_h, stride_w;      // rows and columns of the slab from one output pixel to the next
+  int64_t slab_h, slab_w;          // pixels
+  int64_t pixel_units, row_units;  // of the slab
+  bool whole_rows;                 // a row of the window is one segment
+  int64_t segment_count, segment_steps;
+  int64_t panels, group_panels;  // of one group's output channels; of block_n
+  int64_t panel_units;
+  int64_t slab_bytes, packed_bytes, sums_bytes;
+  int64_t tasks;
+
+  explicit Layout(const Conv2dGeometry& g) {
+    block_h = min(g.block_h, g.out_height);
+    block_w = min(g.block_w, g.out_width);
+    blocks_h = ceil_div(g.out_height, block_h);
+    blocks_w = ceil_div(g.out_width, block_w);
+    step_h = g.kernel_h == 1 ? g.stride_h : 1;
+    step_w = g.kernel_w == 1 ? g.stride_w : 1;
+    stride_h = g.kernel_h == 1 ? 1 : g.stride_h;
+    stride_w = g.kernel_w == 1 ? 1 : g.stride_w;
+    slab_h = (block_h - 1) * stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
+    slab_w = (block_w - 1) * stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
+    channel_steps = ceil_div(g.in_channels, Step::kDepth);
+    pixel_units = channel_steps;
+    // The pixels of a tile would otherwise fall into the same few sets of L1.
+    if (pixel_units * stride_w * kAUnit % 512 == 0) pixel_units += kLine / kAUnit;
+    row_units = slab_w * pixel_units;
+    whole_rows = g.kernel_w == 1 || (g.dilation_w == 1 && pixel_units == channel_steps);
+    segment_count = whole_rows ? g.kernel_h : g.kernel_h * g.kernel_w;
+    segment_steps = whole_rows ? g.kernel_w * channel_steps : channel_steps;
+    panels = ceil_div(g.out_channels, kPanel);
+    group_panels = max(1, min(g.block_n / kPanel, panels));
+    panel_units = g.kernel_h * g.kernel_w * channel_steps * kPanel;
+    slab_bytes = round_up(slab_h * row_units * kAUnit, kLine) + kApart;
+    packed_bytes = g.groups * panels * panel_units * kBUnit;
+    sums_bytes = kMaxRows * kPanel * 4 + kApart;
+    tasks = g.batch * g.groups * blocks_h * blocks_w * g.parts;
+  }
+
+  int64_t shared_bytes(const Conv2dGeometry& g) const {
+    return (g.frozen ? 0 : round_up(packed_bytes, kLine) + kApart) + round_up(segment_count * 8, kLine);
+  }
+
+  int threads(const Conv2dGeometry& g) const {
+    return static_cast<int>(max(1, min(g.threads, tasks)));
+  }
+};
+
+template <class Math>
+void write_segments(int64_t* segments, const Conv2dGeometry& g, const Layout<Math>& layout) {
+  for (int64_t r = 0; r < g.kernel_h; ++r) {
+    const int64_t row = r * g.dilation_h * layout.row_units;
+    const int64_t segments_of_row = layout.segment_count / g.kernel_h;
+    for (int64_t s = 0; s < segments_of_row; ++s) {
+      *segments++ = (row + s * g.dilation_w * layout.pixel_units) * Layout<Math>::kAUnit;
+    }
+  }
+}
+
+// One thread's view of a launch.
+template <class Math>
+struct Worker {
+  using Step = typename Math::Step;
+  using T = typename Math::Element;
+  using AUnit = typename Step::AUnit;
+  using BUnit = typename Step::BUnit;
+
+  const Conv2dGeometry& g;
+  const Conv2dPointers& p;
+  const Layout<Math>& layout;
+  const int64_t* segments;
+  const BUnit* weight;  // packed
+  AUnit* slab;
+  float* sums;
+  int64_t held = -1;  // the block whose slab this thread holds
+
+  static void pack(BUnit* to, const T* weight, const Conv2dGeometry& g, const Layout<Math>& layout,
+                   int thread, int team) {
+    const int64_t jobs = g.groups * layout.panels;
+    for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
+      const int64_t group = job / layout.panels, panel = job % layout.panels;
+      const T* from = weight + g.weight_origin + group * g.weight_g;
+      pack_weight_panel(to + job * layout.panel_units, from, g, panel * kPanel, layout.channel_steps);
+    }
+  }
+
+  void run(int64_t task) {
+    const int64_t part = task % g.parts;
+    int64_t rest = task / g.parts;
+    const int64_t block = rest;
+    const int64_t block_x = rest % layout.blocks_w;
+    rest /= layout.blocks_w;
+    const int64_t block_y = rest % layout.blocks_h;
+    rest /= layout.blocks_h;
+    const int64_t group = rest % g.groups, image = rest / g.groups;
+    const int64_t y0 = share(g.out_height, layout.blocks_h, block_y);
+    const int64_t rows = share(g.out_height, layout.blocks_h, block_y + 1) - y0;
+    const int64_t x0 = share(g.out_width, layout.blocks_w, block_x);
+    const int64_t cols = share(g.out_width, layout.blocks_w, block_x + 1) - x0;
+    if (held != block) {
+      fill_slab(image, group, y0, x0, rows, cols);
+      held = block;
+    }
+    const int64_t first = share(layout.panels, g.parts, part), last = share(layout.panels, g.parts, part + 1);
+    const int64_t groups = ceil_div(last - first, layout.group_panels);
+    for (int64_t i = 0; i < groups; ++i) {
+      multiply(image, group, y0, x0, rows, cols, first + share(last - first, groups, i),
+               first + share(last - first, groups, i + 1));
+    }
+  }
+
+ private:
+  // The part of x that the windows of the block's pixels cover.
+  void fill_slab(int64_t image, int64_t group, int64_t y0, int64_t x0, int64_t rows, int64_t cols) {
+    const int64_t slab_h = (rows - 1) * layout.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
+    const int64_t slab_w = (cols - 1) * layout.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
+    const T* x = static_cast<const T*>(p.x) + image * g.x_n + group * g.in_channels * g.x_c;
+    const int64_t first = x0 * g.stride_w - g.left;
+    // Columns of the slab that lie within x.
+    const int64_t begin = min(slab_w, first >= 0 ? 0 : ceil_div(-first, layout.step_w));
+    const int64_t inside = g.width - first;
+    const int64_t end = max(begin, min(slab_w, inside <= 0 ? 0 : ceil_div(inside, layout.step_w)));
+    for (int64_t row = 0; row < slab_h; ++row) {
+      const int64_t iy = y0 * g.stride_h - g.top + row * layout.step_h;
+      AUnit* to = slab + row * layout.row_units;
+      if (iy < 0 || iy >= g.height) {
+        clear(to, slab_w);
+        continue;
+      }
+      clear(to, begin);
+      const T* from = x + iy * g.x_h + (first + begin * layout.step_w) * g.x_w;
+      copy(to + begin * layout.pixel_units, from, end - begin);
+      clear(to + end * layout.pixel_units, slab_w - end);
+    }
+  }
+
+  void clear(AUnit* to, int64_t pixels) const {
+    __builtin_memset(to, 0, static_cast<size_t>(pixels * layout.pixel_units) * sizeof(AUnit));
+  }
+
+  void copy(AUnit* to, const T* from, int64_t pixels) const {
+    const int64_t step = layout.step_w * g.x_w;
+    // One long row where pixels lie side by side on both sides.
+    const bool flat = g.x_c == 1 && step == g.in_channels && g.in_channels % Step::kDepth == 0 &&
+                      layout.pixel_units == layout.channel_steps;
+    if (flat) {
+      pack_rows(to, 0, from, 0, 1, 1, pixels * g.in_channels);
+    } else {
+      pack_rows(to, layout.pixel_units, from, step, g.x_c, pixels, g.in_channels);
+    }
+  }
+
+  // All pixels of the block, panels first … last of the output channels.
+  void multiply(int64_t image, int64_t group, int64_t y0, int64_t x0, int64_t rows, int64_t cols,
+                int64_t first, int64_t last) {
+    const int64_t runs = ceil_div(cols, kMaxRun);
+    const int run = static_cast<int>(ceil_div(cols, runs));
+    WindowArguments tile{};
+    tile.segments = segments;
+    tile.segment_count = layout.segment_count;
+    tile.steps = layout.segment_steps;
+    tile.a_pixel = layout.stride_w * layout.pixel_units * Layout<Math>::kAUnit;
+    tile.c = sums;
+    const int64_t all = rows * runs;
+    for (int64_t at = 0; at < all; at += 2) {
+      const int pair = static_cast<int>(min(2, all - at));
+      Strip strips[2];
+      for (int i = 0; i < pair; ++i) {
+        const int64_t row = (at + i) / runs;
+        // The last run of a row ends with it, and computes once more what the one before has, if need be.
+        const int64_t col = min((at + i) % runs * run, cols - run);
+        tile.a[i] = reinterpret_cast<const char*>(slab + row * layout.stride_h * layout.row_units +
+                                                  col * layout.stride_w * layout.pixel_units);
+        strips[i] = {image, y0 + row, x0 + col, run};
+      }
+      const bool joined = pair == 2 && follows(strips[0], strips[1]);
+      if (joined) strips[0].count = 2 * run;
+      for (int64_t panel = first; panel < last; ++panel) {
+        const int64_t channel = panel * kPanel;
+        const int64_t channels = min(kPanel, g.out_channels - channel);
+        const int vectors = static_cast<int>(ceil_div(channels, kLanes));
+        tile.b = weight + (group * layout.panels + panel) * layout.panel_units;
+        kWindows<Step>.at[run][pair][vectors](tile);
+        const int64_t ldz = vectors * kLanes;
+        const int64_t of_all = group * g.out_channels + channel;
+        finish_strip(sums, ldz, g, p, strips[0], of_all, channels);
+        if (pair == 2 && !joined) finish_strip(sums + run * ldz, ldz, g, p, strips[1], of_all, channels);
+      }
+    }
+  }
+
+  // Whether the second strip goes on where the first ends, in y and in the residual.
+  bool follows(const Strip& one, const Strip& other) const {
+    const auto apart = [&](int64_t h, int64_t w) {
+      return (other.row - one.row) * h + (other.col - one.col) * w;
+    };
+    return apart(g.y_h, g.y_w) == one.count * g.y_w &&
+           (!g.has_residual || apart(g.residual_h, g.residual_w) == one.count * g.residual_w);
+  }
+};
+
+struct Run {
+  const Conv2dGeometry* geometry;
+  const Conv2dPointers* pointers;
+  const void* layout;
+  char* workspace;
+};
+
+template <class Math>
+void work(void* context, int thread, int team) {
+  using BUnit = typename Math::Step::BUnit;
+  using AUnit = typename Math::Step::AUnit;
+  using T = typename Math::Element;
+  const Run& run = *static_cast<const Run*>(context);
+  const Conv2dGeometry& g = *run.geometry;
+  const Layout<Math>& layout = *static_cast<const Layout<Math>*>(run.layout);
+  int64_t* segments = reinterpret_cast<int64_t*>(run.workspace);
+  char* shared = run.workspace + round_up(layout.segment_count * 8, kLine);
+  char* own = run.workspace + layout.shared_bytes(g) + thread * (layout.slab_bytes + layout.sums_bytes);
+  const BUnit* weight = static_cast<const BUnit*>(run.pointers->weight);
+  if (!g.frozen) {
+    Worker<Math>::pack(reinterpret_cast<BUnit*>(shared), static_cast<const T*>(run.pointers->weight), g,
+                       layout, thread, team);
+    weight = reinterpret_cast<const BUnit*>(shared);
+    barrier(team);
+  }
+  Worker<Math> worker{g,
+                      *run.pointers,
+                      layout,
+                      segments,
+                      weight,
+                      reinterpret_cast<AUnit*>(own),
+                      reinterpret_cast<float*>(own + layout.slab_bytes)};
+  for (int64_t task = share(layout.tasks, team, thread), end = share(layout.tasks, team, thread + 1);
+       task < end; ++task) {
+    worker.run(task);
+  }
+}
+
+template <class Math>
+void run_with(const Conv2dGeometry& g, const Conv2dPointers& pointers, void* workspace) {
+  const Layout<Math> layout(g);
+  write_segments(static_cast<int64_t*>(workspace), g, layout);
+  Run run{&g, &pointers, &layout, static_cast<char*>(workspace)};
+  parallel(layout.threads(g), work<Math>, &run);
+}
+
+template <class Math>
+size_t workspace_of(const Conv2dGeometry& g) {
+  const Layout<Math> layout(g);
+  return static_cast<size_t>(layout.shared_bytes(g) +
+                             (layout.slab_bytes + layout.sums_bytes) * layout.threads(g));
+}
+
+template <class Math>
+size_t packed_bytes_of(const Conv2dGeometry& g) {
+  return static_cast<size_t>(Layout<Math>(g).packed_bytes);
+}
+
+template <class Math>
+void pack_whole(void* context, int thread, int team) {
+  const Run& run = *static_cast<const Run*>(context);
+  Worker<Math>::pack(reinterpret_cast<typename Math::Step::BUnit*>(run.workspace),
+                     static_cast<const typename Math::Element*>(run.pointers->weight), *run.geometry,
+                     *static_cast<const Layout<Math>*>(run.layout), thread, team);
+}
+
+template <class Math>
+void pack_with(const Conv2dGeometry& g, const void* weight, void* packed) {
+  const Layout<Math> layout(g);
+  Conv2dPointers pointers{};
+  pointers.weight = weight;
+  Run run{&g, &pointers, &layout, static_cast<char*>(packed)};
+  parallel(g.threads, pack_whole<Math>, &run);
+}
+
+const char* refuses(const Conv2dGeometry& g) {
+  return g.kernel_h * g.kernel_w > kMaxSegments ? "direct takes kernels of at most 1024 positions" : nullptr;
+}
+
+void run_f32(const Conv2dGeometry& g, const Conv2dPointers& pointers, void* workspace) {
+  with_math(g.dtype, [&](auto math) { run_with<decltype(math)>(g, pointers, workspace); });
+}
+
+size_t workspace_f32(const Conv2dGeometry& g) {
+  return with_math(g.dtype, [&](auto math) { return workspace_of<decltype(math)>(g); });
+}
+
+size_t packed_bytes_f32(const Conv2dGeometry& g) {
+  return with_math(g.dtype, [&](auto math) { return packed_bytes_of<decltype(math)>(g); });
+}
+
+void pack_f32(const Conv2dGeometry& g, const void* weight, void* packed) {
+  with_math(g.dtype, [&](auto math) { pack_with<decltype(math)>(g, weight, packed); });
+}
+
+}  // namespace
+
+extern const Conv2dKernel kDirect[];
+constinit const Conv2dKernel kDirect[] = {
+    {"direct", Compute::f32, run_f32, workspace_f32, packed_bytes_f32, pack_f32, refuses},
+#if defined(__AVX512F__)
+    {"direct", Compute::bf16, run_with<Bf16>, workspace_of<Bf16>, packed_bytes_of<Bf16>, pack_with<Bf16>,
+     refuses},
+#endif
+    {},
+};
+
+}  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE
