@@ -86,6 +86,15 @@ class Conv2dProblem:
         return self.in_channels // max(self.groups, 1) * math.prod(self.kernel)
 
     @property
+    def terms(self) -> int:
+        """Products that an element of the computed tensor adds up, at most."""
+        if self.direction == "forward":
+            return self.reduction
+        if self.direction == "weight_gradient":
+            return self.batch * self.m
+        return self.out_channels // max(self.groups, 1) * math.prod(self.kernel)
+
+    @property
     def x_shape(self) -> tuple[int, int, int, int]:
         return self.batch, self.in_channels, *self.size
 

@@ -11,13 +11,10 @@ from torch import Tensor
 
 from tilewright.errors import ArgumentError
 from tilewright.kernels.frozen import FrozenOperand
+from tilewright.kernels.inputs import Layout, random_operand, without_memory
 from tilewright.kernels.matmul.problem import MatmulProblem
 
-_LARGEST_OPERAND = 8 << 30  # bytes of storage; a view with huge strides needs it although it has few elements
-
 Inputs = tuple[Tensor, Tensor | FrozenOperand, Tensor | None, Tensor | None]
-Layout = tuple[list[int], list[int]]
-"""A tensor's (shape, strides)."""
 
 
 def random_inputs(
@@ -38,7 +35,8 @@ def random_inputs(
         layouts = (a, b, bias, residual)
         # Tried on tensors without memory first: several ways of writing a product look alike until here.
         if not _gives(
-            problem, [_empty(layout, dtype) for layout, dtype in zip(layouts, _dtypes(problem), strict=True)]
+            problem,
+            [without_memory(layout, dtype) for layout, dtype in zip(layouts, _dtypes(problem), strict=True)],
         ):
             continue
         misaligned = problem.alignment if 0 < problem.alignment < 16 else 0
@@ -47,7 +45,7 @@ def random_inputs(
         filled = [
             None
             if layout is None or dtype is None
-            else _random(layout, dtype, scale, offset, device, generator)
+            else random_operand("matmul", layout, dtype, scale, offset, device, generator)
             for layout, dtype, scale, offset in zip(layouts, _dtypes(problem), scales, offsets, strict=True)
         ]
         assert filled[0] is not None
@@ -151,12 +149,6 @@ def _spread(batch: Sequence[int], problem: MatmulProblem, strides: Sequence[int]
     return result if not merged and left in (0, 1) else None
 
 
-def _empty(layout: Layout | None, dtype: torch.dtype | None) -> Tensor | None:
-    if layout is None or dtype is None:
-        return None
-    return torch.empty_strided(layout[0], layout[1], dtype=dtype, device="meta")
-
-
 def _gives(problem: MatmulProblem, tensors: Sequence[Tensor | None]) -> bool:
     """Whether tensors of this geometry lead back to the problem; device and alignment aside."""
     a, b, bias, residual = tensors
@@ -179,30 +171,3 @@ def _gives(problem: MatmulProblem, tensors: Sequence[Tensor | None]) -> bool:
     except RuntimeError:  # shapes that do not broadcast
         return False
     return replace(again, device=problem.device, alignment=problem.alignment) == problem
-
-
-def _random(
-    layout: Layout,
-    dtype: torch.dtype,
-    scale: float,
-    offset_bytes: int,
-    device: torch.device,
-    generator: torch.Generator | None,
-) -> Tensor:
-    shape, strides = layout
-    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    span = 0 if 0 in shape else 1 + last
-    if span * dtype.itemsize > _LARGEST_OPERAND:
-        raise ArgumentError(
-            f"matmul: an operand spans {span * dtype.itemsize >> 30} GiB; tune a smaller problem"
-        )
-    offset = offset_bytes // dtype.itemsize
-    if dtype.is_floating_point:
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        flat = (
-            torch.randn(span + offset, generator=generator, dtype=wide, device=device).mul_(scale).to(dtype)
-        )
-    else:
-        low = -4 if dtype.is_signed else 0
-        flat = torch.randint(low, 5, (span + offset,), generator=generator, dtype=dtype, device=device)
-    return flat.as_strided(shape, strides, offset)

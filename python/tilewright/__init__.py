@@ -8,7 +8,7 @@
 from tilewright import errors, nn
 from tilewright.errors import Error
 from tilewright.explain import explain
-from tilewright.ops import decomposition_table, linear, matmul
+from tilewright.ops import conv2d, conv2d_relu, decomposition_table, linear, matmul
 from tilewright.settings import options
 from tilewright.tuning import tune, tuning
 from tilewright.version import __version__
@@ -16,6 +16,8 @@ from tilewright.version import __version__
 __all__ = [
     "Error",
     "__version__",
+    "conv2d",
+    "conv2d_relu",
     "decomposition_table",
     "errors",
     "explain",

@@ -75,6 +75,12 @@ def autocast_operand(operand: Tensor, device_type: str) -> Tensor:
 Given = TypeVar("Given", bound=NamedTuple)
 
 
+def _default(argument: Any) -> Any:
+    """A schema argument's default, lists as tuples; ... where it has none."""
+    value = argument.default_value if argument.has_default_value() else ...
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Operation(Generic[Given]):
     """An operation's name, known to torch; `implement` gives it its meaning.
 
@@ -86,7 +92,7 @@ class Operation(Generic[Given]):
 
     def __init__(self, schema: str, arguments: type[Given]) -> None:
         declared = [
-            (argument.name, argument.default_value if argument.has_default_value() else ...)
+            (argument.name, _default(argument))
             for argument in torch._C.parse_schema(f"tilewright::{schema}").arguments
         ]
         named = [(name, arguments._field_defaults.get(name, ...)) for name in arguments._fields]
@@ -190,7 +196,7 @@ def _autograd_kernel(
     torch's own fills them in on every call with gradients, which takes 6 of its 22 µs.
     """
     overload, arguments = operation.overload, operation.arguments
-    defaults = [argument.default_value for argument in overload._schema.arguments]
+    defaults = [None if value is ... else value for value in map(_default, overload._schema.arguments)]
     inputs_count = len(defaults) + 2
     below, after = _below_autograd, _after_autograd
 
