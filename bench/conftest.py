@@ -12,7 +12,8 @@ from tilewright.benchmark.environment import environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--shapes", default=os.environ.get("TILEWRIGHT_BENCH_SHAPES", "resnet,odd"))
+    # Lists of one operation; without them, each benchmark takes a few of its own.
+    parser.addoption("--shapes", default=os.environ.get("TILEWRIGHT_BENCH_SHAPES", ""))
     parser.addoption("--dtype", default="f32", choices=["f32", "bf16", "f16"])
     parser.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 

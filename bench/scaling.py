@@ -25,7 +25,7 @@ import torch
 
 from tilewright.benchmark.ceiling import measure_ceiling
 from tilewright.benchmark.environment import environment
-from tilewright.benchmark.shapes import Shape
+from tilewright.benchmark.matmul.shapes import MatmulShape
 from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.kernels.matmul.bound import oracle
 from tilewright.kernels.matmul.inputs import random_inputs
@@ -34,12 +34,12 @@ from tilewright.tuner import device as devices
 from tilewright.tuner.search import TuneResult, search
 
 SHAPES = (
-    Shape("decode", 1, 4096, 4096),
-    Shape("few rows", 16, 4096, 4096),
-    Shape("middle", 64, 4096, 4096),
-    Shape("prefill", 512, 4096, 4096),
-    Shape("vit", 197, 768, 3072),
-    Shape("square", 1024, 1024, 1024),
+    MatmulShape("decode", 1, 4096, 4096),
+    MatmulShape("few rows", 16, 4096, 4096),
+    MatmulShape("middle", 64, 4096, 4096),
+    MatmulShape("prefill", 512, 4096, 4096),
+    MatmulShape("vit", 197, 768, 3072),
+    MatmulShape("square", 1024, 1024, 1024),
 )
 DTYPES = (torch.float32, torch.bfloat16)
 BUDGET_S = 6.0
@@ -52,7 +52,7 @@ def counts(cores: int) -> list[int]:
     return found if found[-1] == cores else [*found, cores]
 
 
-def problem_of(shape: Shape, dtype: torch.dtype, threads: int) -> MatmulProblem:
+def problem_of(shape: MatmulShape, dtype: torch.dtype, threads: int) -> MatmulProblem:
     x, weight = torch.empty(shape.m, shape.k, dtype=dtype), torch.empty(shape.n, shape.k, dtype=dtype)
     bias = torch.empty(shape.n, dtype=dtype)
     return MatmulProblem.from_tensors(x, weight.t(), bias, activation="relu", threads=threads, frozen_b=True)
@@ -65,7 +65,7 @@ def ours(result: TuneResult) -> tuple[float, str]:
     return float(best.seconds or 0.0), " ".join(f"{k}={v}" for k, v in best.config.items())
 
 
-def measure(shape: Shape, dtype: torch.dtype, threads: int) -> dict[str, Any]:
+def measure(shape: MatmulShape, dtype: torch.dtype, threads: int) -> dict[str, Any]:
     problem = problem_of(shape, dtype, threads)
     generator = torch.Generator().manual_seed(0)
     torch.set_num_threads(threads)

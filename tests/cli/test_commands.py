@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import tilewright
-from tilewright.benchmark.shapes import LISTS
+from tilewright.benchmark.matmul.shapes import LISTS
 from tilewright.kernels import registry
 from tilewright.tuner import device
 from tilewright.tuner.store import FILE_NAME
@@ -139,10 +139,10 @@ def test_bench_tunes_first(invoke: Invoke) -> None:
 
 
 def test_bench_fails_on_a_wrong_result(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilewright.benchmark import contenders
+    from tilewright.benchmark.matmul import operands
 
-    right = contenders.linear
-    monkeypatch.setattr(contenders, "linear", lambda *args, **kwargs: right(*args, **kwargs) + 0.5)
+    right = operands.linear
+    monkeypatch.setattr(operands, "linear", lambda *args, **kwargs: right(*args, **kwargs) + 0.5)
     result = invoke("bench", "matmul", *SMALL, *FAST)
     assert result.exit_code == 1
     assert "WRONG" in result.stdout
@@ -266,7 +266,7 @@ def test_explain_for_a_gpu_that_is_not_here(invoke: Invoke, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((*SMALL, "--device", "h99"), "--device is 'h99'; expected cpu, cuda, a100"),
+        ((*SMALL, "--device", "h99"), "--device is 'h99'; expected one of cpu, cuda, a100"),
         (("--m", 3, "--n", 4), "--k"),
         ((*SMALL, "--precision", "fp8"), "expected ieee or tf32"),
     ],

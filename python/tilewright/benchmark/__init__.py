@@ -1,6 +1,7 @@
-"""Side-by-side timing of matrix products: what ``tilewright bench``, the demo and ``make gpu-check`` share.
+"""Side-by-side timing of an operation: what ``tilewright bench``, the demo and ``make gpu-check`` share.
 
-``shapes`` lists the published problems, ``contenders`` the ways to run one, ``timing`` races them in one
-process, ``run`` goes through a list, ``results`` sums up and stores, ``plot`` draws. Needs torch alone;
-``plot`` needs matplotlib.
+A folder for each operation holds the published problems (``shapes``), random operands with torch's ways to run them
+(``operands``), and their `Suite`. For all of them, ``contenders`` adds our ways, ``timing`` races everybody in one
+process, ``run`` goes through a list, ``results`` sums up and stores, ``plot`` draws. Needs torch alone; ``plot``
+needs matplotlib.
 """

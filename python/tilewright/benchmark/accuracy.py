@@ -1,54 +1,39 @@
-"""Compares a contender's result with the product in float64."""
+"""Compares a contender's result with the result in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from tilewright.kernels.epilogue import activate
-from tilewright.kernels.matmul.bound import error_bound, worst_ratio
-from tilewright.kernels.matmul.problem import MatmulProblem
-
-_ROWS = 64
+from tilewright.kernels.bound import worst_ratio
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Knows y in float64 on some rows, and how far each element may be from it.
+    """Knows part of the result in float64, and how far each element may be from it.
 
-    Right is what is within the bound of `kernels.matmul.bound`, or errs at most `admitted` times as much as that:
-    twice what torch's own operators do, one after the other.
+    Right is what is within the bound of ``kernels.<operation>.bound``, or errs at most `admitted` times as much as
+    that: twice what torch's own operators do, one after the other.
     """
 
-    rows: Tensor
+    part: Callable[[Tensor], Tensor]
+    """What of a result is looked at: the oracle is slow."""
+
     exact: Tensor
     bound: Tensor
     admitted: float
 
+    @classmethod
+    def of(
+        cls, part: Callable[[Tensor], Tensor], exact: Tensor, bound: Tensor, torch_result: Tensor
+    ) -> Judge:
+        """`torch_result` is what torch's operators make of the same part."""
+        return cls(part, exact, bound, max(1.0, 2 * worst_ratio(torch_result, exact, bound)))
+
     def error(self, y: Tensor) -> tuple[float, bool]:
-        """The largest absolute error on the rows that are checked, and whether every element is right."""
-        got = y.detach()[self.rows]
+        """The largest absolute error on the part that is looked at, and whether every element is right."""
+        got = self.part(y.detach())
         error = float((got.double() - self.exact).abs().max())
         return error, worst_ratio(got, self.exact, self.bound) <= self.admitted
-
-
-def judge(problem: MatmulProblem, x: Tensor, w: Tensor, bias: Tensor | None, activation: str) -> Judge:
-    """For x (M, K) and w (K, N). All rows of few, 64 of many: the oracle is slow."""
-    rows = torch.arange(x.shape[0], device=x.device)
-    if len(rows) > _ROWS:
-        rows = torch.linspace(0, x.shape[0] - 1, _ROWS, device=x.device).round().long()
-    chosen = x[rows]
-    exact = error_bound(
-        chosen,
-        w,
-        bias,
-        activation=activation,
-        out_dtype=problem.out_dtype,
-        precision=problem.precision,
-    )
-    z = torch.matmul(chosen, w)
-    theirs = activate(z if bias is None else z + bias, activation).to(problem.out_dtype)
-    admitted = max(1.0, 2 * worst_ratio(theirs, exact.y, exact.y_bound))
-    return Judge(rows, exact.y, exact.y_bound, admitted)

@@ -6,21 +6,22 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.benchmark.contenders import COMPILED, CUBLASLT, EAGER, PREPACKED
-from tilewright.benchmark.results import OURS, PACKED, Report
+from tilewright.benchmark.contenders import COMPILED
+from tilewright.benchmark.results import OURS, PACKED, PACKED_TF32, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette: distinct for colour-blind readers, too.
+_GREY, _SKY, _BLUE, _PURPLE, _RED = "#999999", "#56B4E9", "#0072B2", "#CC79A7", "#D55E00"
+_THEIRS = (_GREY, _SKY, _BLUE, "#004B75")
+"""For torch's contenders, in the report's order; the last serves all further ones."""
+
 COLOURS = {
-    EAGER["linear"]: "#999999",
-    EAGER["matmul"]: "#56B4E9",
-    PREPACKED: "#0072B2",
-    CUBLASLT: "#0072B2",
-    COMPILED: "#CC79A7",
-    OURS: "#D55E00",
+    COMPILED: _PURPLE,
+    OURS: _RED,
     PACKED: "#B2182B",
+    PACKED_TF32: "#E6A0C4",
     f"{OURS} cpu": "#E69F00",
     f"{OURS} triton": "#009E73",
     f"{OURS} cuda": "#F0E442",
@@ -29,11 +30,11 @@ COLOURS = {
 _MARKERS = {
     OURS: "D",
     PACKED: "P",
+    PACKED_TF32: "X",
     f"{OURS} cpu": "^",
     f"{OURS} triton": "^",
     f"{OURS} cuda": "v",
     COMPILED: "s",
-    PREPACKED: "P",
 }
 _MOST_BARS = 70
 
@@ -75,13 +76,8 @@ def plot_report(report: Report, path: Path) -> None:
     draw_roofline(top, report)
     draw_speedups(bottom, report)
     environment, settings = report.environment, report.settings
-    epilogue = " + ".join(
-        word
-        for word in ("bias" if settings["bias"] else "", settings["activation"])
-        if word not in ("", "none")
-    )
     figure.suptitle(
-        f"matmul{f' + {epilogue}' if epilogue else ''}, {settings['dtype']}, "
+        f"{_what(settings)}, {settings['dtype']}, "
         f"{environment['device']} ({environment['arch']}, {_workers(environment)}), "
         f"torch {environment['versions']['torch']}",
         x=0.01,
@@ -91,6 +87,17 @@ def plot_report(report: Report, path: Path) -> None:
     )
     figure.savefig(path)
     plt.close(figure)
+
+
+def _what(settings: dict[str, Any]) -> str:
+    """``conv2d + bias + relu``, or which gradient, and tilewright's layout."""
+    words = [settings["operation"]]
+    if settings["direction"] != "forward":
+        words = [f"{settings['operation']}'s {settings['direction'].replace('_', ' ')}"]
+    else:
+        words += [name for name in ("bias", "residual") if settings[name]]
+        words += [settings["activation"]] if settings["activation"] != "none" else []
+    return f"{' + '.join(words)}, {settings['layout']}"
 
 
 def _workers(environment: dict[str, Any]) -> str:
@@ -136,7 +143,7 @@ def draw_roofline(axes: Axes, report: Report) -> None:
             label=name,
             s=30 if name == OURS else 20,
             marker=_MARKERS.get(name, "o"),
-            color=COLOURS.get(name, "#000000"),
+            color=_colour(name, report),
             alpha=0.85,
             linewidths=0,
             zorder=3 if name == OURS else 2,
@@ -151,14 +158,18 @@ def draw_roofline(axes: Axes, report: Report) -> None:
     axes.legend(loc="lower right", ncols=2)
 
 
+_BARS = ((OURS, (_RED, _BLUE)), (PACKED, (None, _GREY)), (PACKED_TF32, (None, COLOURS[PACKED_TF32])))
+"""Whose speed-up is drawn: over the baseline and over the best of torch, where there is a colour."""
+
+
 def draw_speedups(axes: Axes, report: Report) -> None:
     """How many times faster than the eager call and than the best of torch; with a packed weight, than the best."""
     shapes = report.shapes[:_MOST_BARS]
     bars = []
-    for contender, colours in ((OURS, ("#D55E00", "#0072B2")), (PACKED, (None, "#999999"))):
+    for contender, colours in _BARS:
         for best, colour, summary in zip((False, True), colours, report.summaries(contender), strict=False):
             if colour is not None:
-                what = "against" if contender == OURS else "packed, against"
+                what = f"{contender.removeprefix(OURS)}, against".removeprefix(",").strip()
                 label = f"{what} {summary.against}: geomean {summary.geomean:.2f}, p10 {summary.p10:.2f}, "
                 bars.append((contender, best, colour, f"{label}worst {summary.worst:.2f}"))
     highest = 1.0
@@ -172,7 +183,7 @@ def draw_speedups(axes: Axes, report: Report) -> None:
         places = [i + (number - (len(bars) - 1) / 2) * width for i in range(len(shapes))]
         heights = [math.nan if ratio is None else ratio for ratio in ratios]
         axes.bar(places, heights, width=0.95 * width, color=colour, label=label)
-        highest = max(highest, *(ratio for ratio in ratios if ratio is not None))
+        highest = max([highest, *(ratio for ratio in ratios if ratio is not None)])
     axes.axhline(1.0, color="black", linewidth=0.9)
     axes.set_title("Speed-up of what tilewright chooses")
     axes.set_xticks(range(len(shapes)), [str(result.shape) for result in shapes], rotation=90, fontsize=6.5)
@@ -183,9 +194,15 @@ def draw_speedups(axes: Axes, report: Report) -> None:
     axes.legend(loc="upper left")
 
 
+def _colour(name: str, report: Report) -> str:
+    if name in COLOURS:
+        return COLOURS[name]
+    place = report.torch.index(name) if name in report.torch else len(_THEIRS)
+    return _THEIRS[min(place, len(_THEIRS) - 1)]
+
+
 def _present(report: Report) -> list[str]:
-    names: dict[str, None] = {}
-    for result in report.shapes:
-        for entry in result.entries:
-            names[entry.contender] = None
-    return sorted(names, key=lambda name: list(COLOURS).index(name) if name in COLOURS else 99)
+    """Torch's contenders first, then ours."""
+    order = [*report.torch, *COLOURS]
+    names = dict.fromkeys(entry.contender for result in report.shapes for entry in result.entries)
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))

@@ -4,54 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
-from tilewright.benchmark.accuracy import Judge, judge
+from tilewright import settings as options
+from tilewright.benchmark.accuracy import Judge
 from tilewright.benchmark.ceiling import measure_ceiling
-from tilewright.benchmark.contenders import (
-    EAGER,
-    TORCH,
-    CompileBudget,
-    Layout,
-    Lineup,
-    Operands,
-    graphed,
-    lineup,
-)
+from tilewright.benchmark.contenders import CompileBudget, graphed, lineup
 from tilewright.benchmark.environment import environment
+from tilewright.benchmark.operands import Lineup, Operands
 from tilewright.benchmark.results import OURS, Entry, Report, ShapeResult
+from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape
+from tilewright.benchmark.suite import suite
 from tilewright.benchmark.timing import Contender, clock_for, first_line, race
 from tilewright.errors import DeviceError
-from tilewright.kernels.dtypes import DTYPE_NAMES
 from tilewright.tuner import device as devices
 from tilewright.tuner.timing import make_anchor
 
 _SHORT_PROBE_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What is measured and how long. `budget_s` is the time for the rounds of one shape."""
-
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    layout: Layout = "linear"
-    bias: bool = True
-    activation: str = "none"
-    threads: int | None = None
-    precision: str = "ieee"  # fp32 on GPUs: ieee or tf32, for torch and for us
-    compile_budget_s: float = 60.0  # 0 leaves torch.compile out
-    budget_s: float = 1.0
-    rounds: tuple[int, int] = (5, 50)
-    backends: tuple[str, ...] | None = None  # the backends shown separately; None for all
-    graphs: bool = True  # GPUs: time replayed CUDA graphs, so that Python's share is not measured
-
-    def describe(self) -> dict[str, object]:
-        return {**asdict(self), "dtype": DTYPE_NAMES[self.dtype]}
-
 
 Progress = Callable[[Shape, int], None]
 """Called with the shape at hand and how many are done before it starts."""
@@ -72,12 +45,12 @@ def run(
     Raises:
         DeviceError: there is no such device.
     """
-    device = torch.device(settings.device)
+    device, benchmark = torch.device(settings.device), suite(settings.operation)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "bench: device is cuda, but torch sees no CUDA device; use --device cpu, or a machine with a GPU"
         )
-    with _threads(settings.threads), _precision(settings.precision, device), torch.inference_mode():
+    with _threads(settings.threads), in_precision(settings), torch.inference_mode():
         threads = torch.get_num_threads()
         spec = devices.current("cuda" if device.type == "cuda" else "cpu", device.index or 0)
         llc = spec.llc_bytes
@@ -86,8 +59,10 @@ def run(
             environment=environment(device, threads=threads),
             settings=settings.describe(),
             ceiling=asdict(ceiling),
-            baseline=EAGER[settings.layout],
-            torch=TORCH,
+            baseline=benchmark.baseline(settings),
+            eager=benchmark.eager(settings),
+            torch=benchmark.torch,
+            summed=benchmark.summed,
         )
         probe = make_anchor(spec)
         budget = CompileBudget(settings.compile_budget_s) if settings.compile_budget_s > 0 else None
@@ -95,7 +70,8 @@ def run(
             try:
                 if before is not None:
                     before(shape, done)
-                report.shapes.append(_shape(shape, settings, device, llc, probe, budget))
+                operands = benchmark.operands(shape, settings, device, llc)
+                report.shapes.append(_measured(operands, probe, budget))
             except Exception as error:
                 if failed is None:
                     raise
@@ -112,27 +88,13 @@ def run(
     return report
 
 
-def _shape(
-    shape: Shape,
-    settings: Settings,
-    device: torch.device,
-    llc_bytes: int,
-    probe: Callable[[], float],
-    budget: CompileBudget | None,
+def _measured(
+    operands: Operands[Any], probe: Callable[[], float], budget: CompileBudget | None
 ) -> ShapeResult:
-    operands = Operands(
-        shape,
-        settings.layout,
-        settings.dtype,
-        device,
-        settings.bias,
-        settings.activation,
-        llc_bytes,
-    )
-    problem = operands.problem()
+    settings, device = operands.settings, operands.device
+    problem = operands.problem()[1]
     field = lineup(operands, backends=settings.backends, compile_budget=budget)
-    referee = judge(problem, operands.x[0], operands.as_matmul[0], operands.biases[0], settings.activation)
-    verdicts = _verdicts(field, referee)
+    verdicts = _verdicts(field, operands)
     runners = field.contenders
     if device.type == "cuda" and settings.graphs:
         runners = _graphs(field, operands.sets)
@@ -158,12 +120,14 @@ def _shape(
                 error=error,
                 right=right,
                 detail=field.details.get(name, ""),
+                flops_tell=operands.flops_tell(field.details.get(name, "")),
             )
         )
     return ShapeResult(
-        shape=shape,
+        shape=operands.shape,
         problem=problem.describe(),
         flops=problem.flops(),
+        required_flops=operands.required_flops(),
         bytes=problem.bytes(),
         entries=tuple(entries),
         absent={**field.absent, **outcome.failures},
@@ -174,17 +138,23 @@ def _shape(
     )
 
 
-def _verdicts(field: Lineup, referee: Judge) -> dict[str, tuple[float, bool]]:
+def _verdicts(field: Lineup, operands: Operands[Any]) -> dict[str, tuple[float, bool]]:
     """Error and verdict of each contender; one that cannot run leaves the field with its reason."""
-    results = {}
+    referees: dict[str, Judge] = {}
+    verdicts = {}
     for contender in list(field.contenders):
         try:
             with contender.scope():
-                results[contender.name] = contender.run(0)
+                result = contender.run(0)
         except Exception as error:
             field.absent[contender.name] = f"{type(error).__name__}: {first_line(error)}"
             field.contenders.remove(contender)
-    return {name: referee.error(y) for name, y in results.items()}
+            continue
+        precision = field.precisions.get(contender.name, operands.settings.precision)
+        if precision not in referees:
+            referees[precision] = operands.judge(precision)
+        verdicts[contender.name] = referees[precision].error(result)
+    return verdicts
 
 
 def _graphs(field: Lineup, sets: int) -> list[Contender]:
@@ -209,15 +179,26 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _precision(precision: str, device: torch.device) -> Iterator[None]:
-    """fp32 precision of products on GPUs, for torch; tilewright follows torch's setting."""
-    if device.type != "cuda":
-        yield
+def in_precision(settings: Settings) -> Iterator[None]:
+    """fp32 arithmetic as the settings say.
+
+    On GPUs torch is told, and tilewright follows torch's setting; cuDNN moreover searches for its fastest algorithm.
+    On CPUs torch has no such setting, and tilewright is told.
+    """
+    if torch.device(settings.device).type != "cuda":
+        given: Any = {"precision": settings.precision} if settings.precision == "tf32" else {}
+        with options.options(**given):
+            yield
         return
-    matmul = torch.backends.cuda.matmul
-    ambient = matmul.fp32_precision
-    matmul.fp32_precision = precision
+    cudnn: Any = torch.backends.cudnn
+    places = torch.backends.cuda.matmul, cudnn.conv
+    ambient, searching = [place.fp32_precision for place in places], cudnn.benchmark
+    for place in places:
+        place.fp32_precision = settings.precision
+    cudnn.benchmark = True
     try:
         yield
     finally:
-        matmul.fp32_precision = ambient
+        cudnn.benchmark = searching
+        for place, precision in zip(places, ambient, strict=True):
+            place.fp32_precision = precision

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tilewright.cli.bench import bench_matmul
+from tilewright.cli.bench import bench_conv2d, bench_matmul
 from tilewright.cli.compile import compile_command
 from tilewright.cli.demo import demo_command
 from tilewright.cli.doctor import doctor_command
-from tilewright.cli.explain import explain_matmul
-from tilewright.cli.tune import tune_matmul
+from tilewright.cli.explain import explain_conv2d, explain_matmul
+from tilewright.cli.tune import tune_conv2d, tune_matmul
 from tilewright.errors import ArgumentError, Error
 from tilewright.version import __version__
 
@@ -57,11 +57,12 @@ def _options(
 app.command("doctor")(doctor_command)
 app.command("compile")(compile_command)
 app.command("demo")(demo_command)
-for _name, _help, _command in (
-    ("bench", "Time tilewright side by side with the best of torch.", bench_matmul),
-    ("tune", "Measure on this machine which kernel is fastest, and remember it.", tune_matmul),
-    ("explain", "Say which kernel a problem would run, and why.", explain_matmul),
+for _name, _help, _matmul, _conv2d in (
+    ("bench", "Time tilewright side by side with the best of torch.", bench_matmul, bench_conv2d),
+    ("tune", "Measure on this machine which kernel is fastest, and remember it.", tune_matmul, tune_conv2d),
+    ("explain", "Say which kernel a problem would run, and why.", explain_matmul, explain_conv2d),
 ):
     _group = typer.Typer(cls=_Group, no_args_is_help=True, help=_help)
-    _group.command("matmul")(_command)
+    _group.command("matmul")(_matmul)
+    _group.command("conv2d")(_conv2d)
     app.add_typer(_group, name=_name)

@@ -1,9 +1,10 @@
-"""``tilewright bench matmul``: side by side with everything that torch offers for the same product."""
+"""``tilewright bench``: side by side with everything that torch offers for the same operation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,9 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tilewright import dispatch, tuner
-from tilewright.benchmark.contenders import Layout
-from tilewright.benchmark.results import OURS, PACKED, Report, ShapeResult
-from tilewright.benchmark.run import Settings, run
+from tilewright.benchmark.conv2d.shapes import LAYOUTS as FORMATS
+from tilewright.benchmark.matmul.shapes import LAYOUTS
+from tilewright.benchmark.results import OURS, PACKED, PACKED_TF32, Report, ShapeResult
+from tilewright.benchmark.run import run
+from tilewright.benchmark.settings import DIRECTIONS, Settings
 from tilewright.benchmark.shapes import Shape
 from tilewright.cli import arguments
 from tilewright.cli.problems import problems_of
@@ -23,7 +26,7 @@ from tilewright.explain import format_seconds
 
 
 def bench_matmul(
-    shapes: arguments.ShapesOption = "resnet",
+    shapes: arguments.MatmulListsOption = "resnet",
     m: arguments.SizeOption = None,
     n: arguments.SizeOption = None,
     k: arguments.SizeOption = None,
@@ -31,22 +34,16 @@ def bench_matmul(
     activation: arguments.ActivationOption = "none",
     bias: arguments.BiasOption = True,
     layout: arguments.LayoutOption = "linear",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    precision: Annotated[
-        str, typer.Option(help="fp32 on GPUs: ieee or tf32, for torch and tilewright.")
-    ] = "ieee",
+    device: arguments.DeviceOption = "cpu",
+    precision: arguments.PrecisionOption = "ieee",
     threads: arguments.ThreadsOption = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Tune every shape first.")] = False,
-    tune_budget_s: Annotated[float, typer.Option(min=0.01, help="Seconds of tuning per shape.")] = 4.0,
-    budget_s: Annotated[float, typer.Option(min=0.0, help="Seconds of rounds per shape.")] = 1.0,
-    compile_budget_s: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that torch.compile may take in all; 0 leaves it out.")
-    ] = 60.0,
+    tune: arguments.TuneOption = False,
+    tune_budget_s: arguments.TuneFirstBudgetOption = 4.0,
+    budget_s: arguments.RoundsBudgetOption = 1.0,
+    compile_budget_s: arguments.CompileBudgetOption = 60.0,
     json: arguments.JsonOption = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write a line per measurement to this file.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Also draw a roofline and speed-ups (.png, .svg).")
-    ] = None,
+    csv: arguments.CsvOption = None,
+    plot: arguments.PlotOption = None,
 ) -> None:
     """Time matmul against eager torch in both layouts, oneDNN prepacked (or cuBLASLt), and torch.compile.
 
@@ -56,46 +53,110 @@ def bench_matmul(
     with the 20th and 80th percentile; roofline is the share of what the peak and bandwidth, measured in this
     run, allow. Exits with 1 if a result of tilewright's is wrong.
     """
-    for path in (json, csv, plot):
-        arguments.output_file(path)
-    if plot is not None:
-        _require_matplotlib()
-    if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise ArgumentError(f"--device is {device!r}; expected cpu or cuda")
-    if precision not in ("ieee", "tf32"):
-        raise ArgumentError(f"--precision is {precision!r}; expected ieee or tf32")
-    listed = arguments.shapes(shapes, m, n, k)
     settings = Settings(
+        operation="matmul",
         dtype=arguments.dtype(dtype),
-        device=device,
-        layout=cast(Layout, arguments.layout(layout)),
+        device=arguments.device(device),
+        layout=arguments.one_of("--layout", layout, *LAYOUTS),
         bias=bias,
         activation=arguments.activation(activation),
         threads=threads,
-        precision=precision,
+        precision=arguments.precision(precision),
         compile_budget_s=compile_budget_s,
         budget_s=budget_s,
     )
+    files = _Files(json, csv, plot)
+    _bench(arguments.matmul_shapes(shapes, m, n, k), settings, tune_budget_s if tune else None, files)
+
+
+def bench_conv2d(
+    shapes: arguments.Conv2dListsOption = "resnet50",
+    shape: arguments.ImageOption = "",
+    out_channels: arguments.OutChannelsOption = None,
+    kernel: arguments.KernelOption = "3x3",
+    stride: arguments.StrideOption = "1",
+    padding: arguments.PaddingOption = "0",
+    dilation: arguments.DilationOption = "1",
+    groups: arguments.GroupsOption = 1,
+    dtype: arguments.DtypeOption = "f32",
+    activation: arguments.ActivationOption = "relu",
+    bias: arguments.BiasOption = True,
+    residual: arguments.ResidualOption = False,
+    layout: arguments.FormatOption = "channels_last",
+    direction: arguments.PassOption = "forward",
+    device: arguments.DeviceOption = "cpu",
+    precision: arguments.PrecisionOption = "ieee",
+    threads: arguments.ThreadsOption = None,
+    tune: arguments.TuneOption = False,
+    tune_budget_s: arguments.TuneFirstBudgetOption = 4.0,
+    budget_s: arguments.RoundsBudgetOption = 1.0,
+    compile_budget_s: arguments.CompileBudgetOption = 0.0,
+    json: arguments.JsonOption = None,
+    csv: arguments.CsvOption = None,
+    plot: arguments.PlotOption = None,
+) -> None:
+    """Time conv2d against eager torch and oneDNN prepacked (or cuDNN fused), each in NCHW and in channels_last.
+
+    "x eager" is against the faster of torch's two formats. "tilewright" runs in the one of --layout; "packed" is a
+    layer of tilewright.nn, "tf32" the same where that precision admits Winograd's algorithm, whose error is larger.
+    A gradient (--pass) is compared with torch's. How it is measured: as for bench matmul. Roofline counts the terms
+    that meet the image, not its padding, and no algorithm that needs fewer multiplications. Exits with 1 if a result
+    of tilewright's is wrong.
+    """
+    given = (shape, out_channels, kernel, stride, padding, dilation, groups)
+    settings = Settings(
+        operation="conv2d",
+        dtype=arguments.dtype(dtype),
+        device=arguments.device(device),
+        layout=arguments.one_of("--layout", layout, *FORMATS),
+        bias=bias,
+        residual=residual,
+        activation=arguments.activation(activation),
+        direction=arguments.one_of("--pass", direction, *DIRECTIONS),
+        threads=threads,
+        precision=arguments.precision(precision),
+        compile_budget_s=compile_budget_s,
+        budget_s=budget_s,
+    )
+    files = _Files(json, csv, plot)
+    _bench(arguments.conv2d_shapes(shapes, *given), settings, tune_budget_s if tune else None, files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where the results go."""
+
+    json: Path | None
+    csv: Path | None
+    plot: Path | None
+
+    def check(self) -> None:
+        for path in (self.json, self.csv, self.plot):
+            arguments.output_file(path)
+        if self.plot is not None:
+            _require_matplotlib()
+
+    def write(self, report: Report) -> None:
+        if self.json is not None:
+            report.write_json(self.json)
+        if self.csv is not None:
+            report.write_csv(self.csv)
+        if self.plot is not None and report.shapes:
+            from tilewright.benchmark.plot import plot_report
+
+            plot_report(report, self.plot)
+
+
+def _bench(listed: Sequence[Shape], settings: Settings, tune_s: float | None, files: _Files) -> None:
+    files.check()
     remarks, console = arguments.error_console(), arguments.result_console()
-    if tune:
-        with arguments.threads(threads):
-            problems = problems_of(listed, settings, frozen=device == "cpu")
-            found = tuner.tune_problems(problems, budget_s=tune_budget_s)
-        dispatch.forget()
-        if found.interrupted:
-            raise typer.Exit(130)
-    report = _measure(remarks, listed, settings, json)
+    if tune_s is not None:
+        _tune(listed, settings, tune_s)
+    report = _measure(remarks, listed, settings, files.json)
     for result in report.shapes:
         console.print(_table(report, result))
     _print_summary(console, report)
-    if json is not None:
-        report.write_json(json)
-    if csv is not None:
-        report.write_csv(csv)
-    if plot is not None and report.shapes:
-        from tilewright.benchmark.plot import plot_report
-
-        plot_report(report, plot)
+    files.write(report)
     wrong = report.wrong()
     for line in wrong:
         console.print(f"[red]wrong result: {escape(line)}[/red]")
@@ -103,7 +164,16 @@ def bench_matmul(
         raise typer.Exit(1)
 
 
-def _measure(remarks: Console, listed: tuple[Shape, ...], settings: Settings, json: Path | None) -> Report:
+def _tune(listed: Sequence[Shape], settings: Settings, budget_s: float) -> None:
+    with arguments.threads(settings.threads):
+        problems = problems_of(listed, settings, frozen=settings.device == "cpu")
+        found = tuner.tune_problems(problems, budget_s=budget_s)
+    dispatch.forget()
+    if found.interrupted:
+        raise typer.Exit(130)
+
+
+def _measure(remarks: Console, listed: Sequence[Shape], settings: Settings, json: Path | None) -> Report:
     grown: list[Report] = []
     with arguments.progress_bar(remarks) as bar:
         task = bar.add_task("measuring peak and bandwidth", total=len(listed))
@@ -136,7 +206,7 @@ def _table(report: Report, result: ShapeResult) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
-        title=f"{result.shape} (M×N×K)",
+        title=f"{result.shape} ({result.shape.spelling})",
         caption=f"floor {floor}; {result.rounds} rounds, {result.repeated} repeated{flags}",
         title_justify="left",
         caption_justify="left",
@@ -149,7 +219,9 @@ def _table(report: Report, result: ShapeResult) -> Table:
     for entry in result.entries:
         ratios = [report.ratio(result, entry, best=which) for which in (False, True)]
         error = f"{entry.error:.1e}" if entry.right else f"[red]{entry.error:.1e} WRONG[/red]"
-        style = "bold" if entry.contender in (OURS, PACKED) else "green" if entry.p50 == best else ""
+        style = (
+            "bold" if entry.contender in (OURS, PACKED, PACKED_TF32) else "green" if entry.p50 == best else ""
+        )
         table.add_row(
             entry.contender,
             format_seconds(entry.p50),
@@ -181,15 +253,36 @@ def _print_summary(console: Console, report: Report) -> None:
             "[yellow]some results beat the measured peak: other work held the probes up, so the roofline "
             "shares mean nothing; measure on a quiet machine[/yellow]"
         )
-    for contender in (OURS, PACKED):
+    for contender in report.summed:
         for summary in report.summaries(contender):
             console.print(
                 f"{contender} is [bold]{summary.geomean:.2f}×[/bold] {summary.against} over {summary.shapes} shapes "
                 f"(geomean; p10 {summary.p10:.2f}×, worst {summary.worst:.2f}× at {summary.worst_shape})",
                 highlight=False,
             )
+    if len(report.families()) > 1:
+        console.print(_lists_table(report))
     counts = ", ".join(f"{backend} {count}" for backend, count in sorted(report.choices().items()))
     console.print(f"chosen: {counts}", highlight=False)
+
+
+def _lists_table(report: Report) -> Table:
+    """Each list by itself."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("list", "implementation", "against"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("shapes", "geomean", "p10", "worst"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("at", overflow="fold")
+    for family in report.families():
+        for contender in report.summed:
+            for summary in report.summaries(contender, family):
+                ratios = (f"{ratio:.2f}" for ratio in (summary.geomean, summary.p10, summary.worst))
+                table.add_row(
+                    family, contender, summary.against, str(summary.shapes), *ratios, summary.worst_shape
+                )
+        table.add_section()
+    return table
 
 
 def _require_matplotlib() -> None:

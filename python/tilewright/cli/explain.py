@@ -1,17 +1,19 @@
-"""``tilewright explain matmul``: which kernel a problem would run, here or on a GPU that is not here."""
+"""``tilewright explain``: which kernel a problem would run, here or on a GPU that is not here."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated, cast
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
-from tilewright.benchmark.contenders import Layout
-from tilewright.benchmark.run import Settings
+from tilewright.benchmark.conv2d.shapes import LAYOUTS as FORMATS
+from tilewright.benchmark.matmul.shapes import LAYOUTS
+from tilewright.benchmark.settings import DIRECTIONS, Settings
+from tilewright.benchmark.shapes import Shape
 from tilewright.cli import arguments
 from tilewright.cli.problems import on_other_device, problem_of
-from tilewright.errors import ArgumentError
 from tilewright.explain import explain_problem
 from tilewright.tuner import device as devices
 
@@ -24,42 +26,85 @@ def explain_matmul(
     activation: arguments.ActivationOption = "none",
     bias: arguments.BiasOption = True,
     layout: arguments.LayoutOption = "linear",
-    device: Annotated[
-        str, typer.Option(help=f"cpu, cuda, or by data sheet: {', '.join(devices.BUILTIN)}.")
-    ] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 on GPUs: ieee or tf32.")] = "ieee",
+    device: arguments.AnyDeviceOption = "cpu",
+    precision: arguments.PrecisionOption = "ieee",
     threads: arguments.ThreadsOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: arguments.PrintJsonOption = False,
 ) -> None:
     """Say which kernel runs a problem, where that choice comes from, and why each other one was not taken.
 
     Runs and measures nothing.
     """
-    if device not in ("cpu", "cuda", *devices.BUILTIN):
-        raise ArgumentError(f"--device is {device!r}; expected cpu, cuda, {', '.join(devices.BUILTIN)}")
-    if precision not in ("ieee", "tf32"):
-        raise ArgumentError(f"--precision is {precision!r}; expected ieee or tf32")
-    shape = arguments.shapes("", m, n, k, smallest=0)[0]
-    here = device in ("cpu", "cuda")
     settings = Settings(
+        operation="matmul",
         dtype=arguments.dtype(dtype),
-        device=device if here else "cpu",
-        layout=cast(Layout, arguments.layout(layout)),
+        device=_device(device),
+        layout=arguments.one_of("--layout", layout, *LAYOUTS),
         bias=bias,
         activation=arguments.activation(activation),
-        precision=precision,
+        threads=threads,
+        precision=arguments.precision(precision),
     )
+    _explain(arguments.matmul_shapes("", m, n, k, smallest=0)[0], settings, json)
+
+
+def explain_conv2d(
+    shape: Annotated[str, typer.Option(help="The input as NxCxHxW.")],
+    out_channels: arguments.OutChannelsOption = None,
+    kernel: arguments.KernelOption = "3x3",
+    stride: arguments.StrideOption = "1",
+    padding: arguments.PaddingOption = "0",
+    dilation: arguments.DilationOption = "1",
+    groups: arguments.GroupsOption = 1,
+    dtype: arguments.DtypeOption = "f32",
+    activation: arguments.ActivationOption = "none",
+    bias: arguments.BiasOption = True,
+    residual: arguments.ResidualOption = False,
+    layout: arguments.FormatOption = "channels_last",
+    direction: arguments.PassOption = "forward",
+    device: arguments.AnyDeviceOption = "cpu",
+    precision: arguments.PrecisionOption = "ieee",
+    threads: arguments.ThreadsOption = None,
+    json: arguments.PrintJsonOption = False,
+) -> None:
+    """Say which kernel runs a convolution, where that choice comes from, and why each other one was not taken.
+
+    Runs and measures nothing.
+    """
+    given = (shape, out_channels, kernel, stride, padding, dilation, groups)
+    settings = Settings(
+        operation="conv2d",
+        dtype=arguments.dtype(dtype),
+        device=_device(device),
+        layout=arguments.one_of("--layout", layout, *FORMATS),
+        bias=bias,
+        residual=residual,
+        activation=arguments.activation(activation),
+        direction=arguments.one_of("--pass", direction, *DIRECTIONS),
+        threads=threads,
+        precision=arguments.precision(precision),
+    )
+    _explain(arguments.conv2d_shapes("", *given, smallest=0)[0], settings, json)
+
+
+def _device(text: str) -> str:
+    return arguments.one_of("--device", text, "cpu", "cuda", *devices.BUILTIN)
+
+
+def _explain(shape: Shape, settings: Settings, json: bool) -> None:
+    device, precision = settings.device, settings.precision
     if device == "cuda":
         devices.current("cuda")  # says so if there is none
-    with arguments.threads(threads):
-        operation, problem = problem_of(shape, settings)
-    if here:
-        explanation = explain_problem(
-            operation, problem, devices.current("cuda" if device == "cuda" else "cpu")
-        )
-    else:
-        spec = devices.builtin(device)
-        explanation = explain_problem(operation, on_other_device(problem, precision=precision), spec)
+    with arguments.threads(settings.threads):
+        if device in ("cpu", "cuda"):
+            operation, problem = problem_of(shape, settings)
+            explanation = explain_problem(
+                operation, problem, devices.current("cuda" if device == "cuda" else "cpu")
+            )
+        else:
+            operation, problem = problem_of(shape, replace(settings, device="cpu", precision="ieee"))
+            elsewhere = on_other_device(problem, precision=precision)
+            explanation = explain_problem(operation, elsewhere, devices.builtin(device))
     if json:
         typer.echo(jsonlib.dumps(explanation.to_dict(), indent=1, default=str))
     else:

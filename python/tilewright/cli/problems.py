@@ -9,24 +9,19 @@ from typing import Any
 import torch
 
 from tilewright import settings as options
-from tilewright.benchmark.run import Settings
+from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape
-from tilewright.ops import PROBLEMS
+from tilewright.benchmark.suite import suite
 
 
 def problem_of(shape: Shape, settings: Settings, *, frozen: bool = False) -> tuple[str, Any]:
-    """(operation, problem) of the public function that `settings.layout` names; `frozen`, of a packed layer."""
-    device = torch.device(settings.device)
-    n, k = shape.n, shape.k
-    # Allocated, never touched: the system backs no page of it.
-    x = torch.empty(shape.m, k, dtype=settings.dtype, device=device)
-    layout = "linear" if frozen else settings.layout
-    weight = torch.empty(*((n, k) if layout == "linear" else (k, n)), dtype=settings.dtype, device=device)
-    bias = torch.empty(n, dtype=settings.dtype, device=device) if settings.bias else None
-    precision: Any = settings.precision if device.type == "cuda" else "auto"
+    """(operation, problem) of the public function under these settings; `frozen`, of a packed layer."""
+    # On CPUs there is nothing of torch's to follow, and only tf32 admits more than the default.
+    precision: Any = settings.precision
+    if torch.device(settings.device).type == "cpu" and precision == "ieee":
+        precision = "auto"
     with options.options(precision=precision):
-        given: dict[str, Any] = {"frozen": True} if frozen else {}
-        return PROBLEMS[layout](x, weight, bias=bias, activation=settings.activation, **given)
+        return suite(settings.operation).problem(shape, settings, frozen=frozen)
 
 
 def problems_of(
@@ -36,7 +31,7 @@ def problems_of(
     found: dict[tuple[str, Any], None] = {}
     for shape in shapes:
         found[problem_of(shape, settings)] = None
-        if frozen:
+        if frozen and settings.direction == "forward":
             found[problem_of(shape, settings, frozen=True)] = None
     return found
 

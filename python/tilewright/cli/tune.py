@@ -1,16 +1,19 @@
-"""``tilewright tune matmul``: measures which kernel is fastest here, and remembers it."""
+"""``tilewright tune``: measures which kernel is fastest here, and remembers it."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated, cast
+from collections.abc import Iterable
+from pathlib import Path
 
 import typer
 from rich.markup import escape
 
 from tilewright import dispatch, tuner
-from tilewright.benchmark.contenders import Layout
-from tilewright.benchmark.run import Settings
+from tilewright.benchmark.conv2d.shapes import LAYOUTS as FORMATS
+from tilewright.benchmark.matmul.shapes import LAYOUTS
+from tilewright.benchmark.settings import DIRECTIONS, Settings
+from tilewright.benchmark.shapes import Shape
 from tilewright.cli import arguments
 from tilewright.cli.problems import problems_of
 from tilewright.errors import ArgumentError
@@ -18,7 +21,7 @@ from tilewright.tuner.store import user_store
 
 
 def tune_matmul(
-    shapes: arguments.ShapesOption = "resnet",
+    shapes: arguments.MatmulListsOption = "resnet",
     m: arguments.SizeOption = None,
     n: arguments.SizeOption = None,
     k: arguments.SizeOption = None,
@@ -26,35 +29,81 @@ def tune_matmul(
     activation: arguments.ActivationOption = "none",
     bias: arguments.BiasOption = True,
     layout: arguments.LayoutOption = "linear",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 on GPUs: ieee or tf32.")] = "ieee",
+    device: arguments.DeviceOption = "cpu",
+    precision: arguments.PrecisionOption = "ieee",
     threads: arguments.ThreadsOption = None,
-    packed: Annotated[
-        bool, typer.Option("--packed", help="Also for packed weights, those of layers of tilewright.nn.")
-    ] = False,
-    budget_s: Annotated[float, typer.Option(min=0.01, help="Seconds per problem.")] = 4.0,
+    packed: arguments.PackedOption = False,
+    budget_s: arguments.TuneBudgetOption = 4.0,
     json: arguments.JsonOption = None,
 ) -> None:
     """Tune problems and keep the winners in the user's store (TILEWRIGHT_CACHE_DIR).
 
     Only candidates whose results agree with float64 are timed. Ctrl-C keeps what is finished.
     """
-    arguments.output_file(json)
-    if device not in ("cpu", "cuda"):
-        raise ArgumentError(f"--device is {device!r}; expected cpu or cuda")
     settings = Settings(
+        operation="matmul",
         dtype=arguments.dtype(dtype),
-        device=device,
-        layout=cast(Layout, arguments.layout(layout)),
+        device=arguments.device(device),
+        layout=arguments.one_of("--layout", layout, *LAYOUTS),
         bias=bias,
         activation=arguments.activation(activation),
         threads=threads,
-        precision=precision,
+        precision=arguments.precision(precision),
     )
-    if packed and device != "cpu":
-        raise ArgumentError(f"--packed with --device {device}: weights are packed on CPUs only; leave it out")
-    listed = arguments.shapes(shapes, m, n, k)
-    with arguments.threads(threads):
+    _tune(arguments.matmul_shapes(shapes, m, n, k), settings, packed, budget_s, json)
+
+
+def tune_conv2d(
+    shapes: arguments.Conv2dListsOption = "resnet50",
+    shape: arguments.ImageOption = "",
+    out_channels: arguments.OutChannelsOption = None,
+    kernel: arguments.KernelOption = "3x3",
+    stride: arguments.StrideOption = "1",
+    padding: arguments.PaddingOption = "0",
+    dilation: arguments.DilationOption = "1",
+    groups: arguments.GroupsOption = 1,
+    dtype: arguments.DtypeOption = "f32",
+    activation: arguments.ActivationOption = "none",
+    bias: arguments.BiasOption = True,
+    residual: arguments.ResidualOption = False,
+    layout: arguments.FormatOption = "channels_last",
+    direction: arguments.PassOption = "forward",
+    device: arguments.DeviceOption = "cpu",
+    precision: arguments.PrecisionOption = "ieee",
+    threads: arguments.ThreadsOption = None,
+    packed: arguments.PackedOption = False,
+    budget_s: arguments.TuneBudgetOption = 4.0,
+    json: arguments.JsonOption = None,
+) -> None:
+    """Tune convolutions and keep the winners in the user's store (TILEWRIGHT_CACHE_DIR).
+
+    Only candidates whose results agree with float64 are timed. Ctrl-C keeps what is finished.
+    """
+    given = (shape, out_channels, kernel, stride, padding, dilation, groups)
+    settings = Settings(
+        operation="conv2d",
+        dtype=arguments.dtype(dtype),
+        device=arguments.device(device),
+        layout=arguments.one_of("--layout", layout, *FORMATS),
+        bias=bias,
+        residual=residual,
+        activation=arguments.activation(activation),
+        direction=arguments.one_of("--pass", direction, *DIRECTIONS),
+        threads=threads,
+        precision=arguments.precision(precision),
+    )
+    _tune(arguments.conv2d_shapes(shapes, *given), settings, packed, budget_s, json)
+
+
+def _tune(
+    listed: Iterable[Shape], settings: Settings, packed: bool, budget_s: float, json: Path | None
+) -> None:
+    arguments.output_file(json)
+    if packed and settings.device != "cpu":
+        raise ArgumentError(
+            f"--packed with --device {settings.device}: weights are packed on CPUs only; leave it out"
+        )
+    with arguments.threads(settings.threads):
         report = tuner.tune_problems(problems_of(listed, settings, frozen=packed), budget_s=budget_s)
     dispatch.forget()
     console = arguments.result_console()

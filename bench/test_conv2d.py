@@ -1,0 +1,49 @@
+"""Convolutions of the published lists: torch's ways, and tilewright's, in one group per shape.
+
+pytest bench/test_conv2d.py --shapes resnet50,unet --dtype bf16 --benchmark-json out.json
+
+``tilewright bench conv2d`` times the same contenders interleaved and with a probe of the machine's pace; this
+file gives them to pytest-benchmark's comparison and storage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tilewright.benchmark.conv2d.operands import EAGER, FUSED, PREPACKED
+from tilewright.benchmark.operands import Operands
+from tilewright.benchmark.results import OURS, PACKED, PACKED_TF32
+from tilewright.benchmark.shapes import Shape
+
+sys.path.insert(0, str(Path(__file__).parent))
+from contenders import measure, operands_of, parametrize
+
+CONTENDERS = (
+    *EAGER.values(),
+    *PREPACKED.values(),
+    *FUSED.values(),
+    OURS,
+    PACKED,
+    PACKED_TF32,
+    f"{OURS} cpu",
+    f"{OURS} triton",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize(metafunc, "conv2d", "mobilenetv2,odd", CONTENDERS)
+
+
+@pytest.fixture(scope="module")
+def operands(shape: Shape, request: pytest.FixtureRequest) -> Iterator[Operands[Any]]:
+    with operands_of(shape, request, "conv2d", "channels_last") as found:
+        yield found
+
+
+def test_conv2d(benchmark: Any, operands: Operands[Any], contender: str) -> None:
+    measure(benchmark, operands, contender)
