@@ -1,0 +1,187 @@
+"""How long a matrix product should take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.matmul.cpu import cost as cpu_cost
+from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.tuner.costs.shared import (
+    CORE_BANDWIDTH,
+    CPU_CACHE_SPEEDUP,
+    GPU_BANDWIDTH_SHARE,
+    TILE_LATENCY,
+    TORCH_OP_SECONDS,
+    VENDOR_BANDWIDTH_SHARE,
+    best_of_gpu_tiles,
+    ceil,
+    cpu_bandwidth,
+    cpu_threads,
+    field,
+    gpu_peak,
+    is_amd,
+)
+
+
+def _sizes(problem: MatmulProblem) -> tuple[int, int, int, int]:
+    return problem.m, problem.n, problem.k, problem.batch_count
+
+
+def cpu(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    return cpu_cost.expected_seconds(config, problem, device)
+
+
+# Vendor libraries on CPUs: shares of peak, measured with torch 2.13 on AMD Zen 4, where MKL's fp32 products take
+# its AVX2 path; on Zen 5, with twice the peak, that is 0.25–0.3 of it. The share grows with the rows of the
+# product as rows / (rows + 8). oneDNN keeps 0.77 to 0.86 of it on AMD; on other processors more is assumed, so that
+# ours must earn its place. With few rows it draws 0.60 to 0.67 of the bandwidth from a prepacked weight (Zen 5).
+_MKL_SHARE = 0.78
+_FLOPS_PER_CLOCK_AVX2 = 32
+_BOOST = 1.4  # clocks above the announced one
+_ONEDNN_SHARE = 0.80
+_ONEDNN_SHARE_ELSEWHERE = 0.90
+_ONEDNN_BANDWIDTH_SHARE = 0.70
+_RAMP_ROWS = 8
+_OTHER_SHARES = {torch.float64: 0.4, torch.float16: 0.2}  # of the fp32 peak, whatever the number of rows
+_INTEGER_SHARE = 0.3
+_ONEDNN_OP_SECONDS = 18e-6
+
+
+def cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    algorithm, layout = str(getattr(config, "algorithm", "")), getattr(config, "b_layout", "as_is")
+    m, n, k, batch = _sizes(problem)
+    threads = cpu_threads(problem, device)
+    bandwidth = cpu_bandwidth(problem, device) * VENDOR_BANDWIDTH_SHARE
+    onednn = algorithm.startswith("onednn")
+    amd = is_amd(device)
+    peak, share = device.peak(problem.dtype), _ONEDNN_SHARE if amd else _ONEDNN_SHARE_ELSEWHERE
+    reading = bandwidth
+    if onednn and amd:
+        reading *= _ONEDNN_BANDWIDTH_SHARE / VENDOR_BANDWIDTH_SHARE
+    if problem.dtype == torch.float32 and not onednn:
+        share = _MKL_SHARE
+        if amd:
+            peak = min(peak, device.units * device.clock_hz * _BOOST * _FLOPS_PER_CLOCK_AVX2)
+            # With few rows it does not share the reading out over the threads: 16 GB/s of 45 on four cores.
+            reading = (
+                min(reading, CORE_BANDWIDTH * VENDOR_BANDWIDTH_SHARE) if m <= 2 * _RAMP_ROWS else reading
+            )
+    rows = max(1, min(m, n))
+    share *= rows / (rows + _RAMP_ROWS)
+    if problem.dtype not in (torch.float32, torch.bfloat16) and not onednn:
+        peak, share = device.peak_fp32, _OTHER_SHARES.get(problem.dtype, _INTEGER_SHARE)
+    rate = peak * threads / device.units * share
+    seconds = max(problem.bytes() / reading, problem.flops() / rate)
+    kept = problem.frozen_b and layout != "as_is"
+    reordered = onednn and algorithm != "onednn_prepacked" and problem.b_layout != "col"
+    if not kept and (layout != "as_is" or reordered):
+        # B is copied into another order: read, written, and read again out of order.
+        seconds += 3 * batch * k * n * problem.dtype.itemsize / bandwidth
+    elif algorithm != "onednn_prepacked" and (onednn or problem.dtype == torch.bfloat16):
+        # oneDNN, which computes torch's bf16 products too, reorders a plain weight on every call.
+        seconds += batch * k * n * problem.dtype.itemsize / bandwidth
+    elementwise = _elementwise_passes(algorithm, problem)
+    seconds += elementwise * 2 * batch * m * n * problem.out_dtype.itemsize / (bandwidth * CPU_CACHE_SPEEDUP)
+    seconds += _ONEDNN_OP_SECONDS if onednn else TORCH_OP_SECONDS
+    return seconds + elementwise * TORCH_OP_SECONDS + (device.launch_seconds if threads > 1 else 0.0)
+
+
+def _elementwise_passes(algorithm: str, problem: MatmulProblem) -> int:
+    """How many operators follow the product because it does not fuse them."""
+    bias = problem.bias_dtype is not None
+    residual = problem.residual_dtype is not None
+    active = problem.activation != "none"
+    if algorithm == "addmm_activation" or algorithm.startswith("onednn"):
+        bias, active = False, active and (residual or problem.keep_preact)
+    elif algorithm in ("linear", "addmm"):
+        residual = residual and (bias or algorithm == "linear")
+        bias = False
+    return bias + residual + active + (problem.out_dtype != problem.dtype) + problem.keep_preact
+
+
+# CUDA devices
+
+_L2_BYTES_PER_CLOCK = 64  # per multiprocessor; DeepGEMM's heuristic for sm_90
+_L2_BYTES_PER_CLOCK_AT_MOST = 6154
+_MEMORY_LATENCY = 0.8e-6
+_FULL_TILE = {"tensor": 128 * 256, "fp32": 128 * 128}
+"""The tile that reaches the best efficiency; smaller ones load more operands per product."""
+
+
+def triton(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    m, n, k, batch = _sizes(problem)
+    itemsize = problem.dtype.itemsize
+    block_m, block_n = field(config, "block_m", 64), field(config, "block_n", 64)
+    block_k, split_k = field(config, "block_k", 32), field(config, "split_k", 1)
+    warps, stages, group_m = (
+        field(config, "num_warps", 4),
+        field(config, "num_stages", 2),
+        field(config, "group_m", 1),
+    )
+    if min(m, n, batch) == 0:
+        return device.launch_seconds
+    rows, columns = ceil(m, block_m), ceil(n, block_n)
+    tiles = batch * rows * columns * split_k
+    depth = ceil(ceil(k, split_k), block_k) * block_k
+
+    # Occupancy: blocks that share a multiprocessor, limited by shared memory, registers and threads.
+    stage = (block_m + block_n) * block_k * itemsize
+    shared = max(1, stages * stage)
+    registers = block_m * block_n + warps * 32 * 40
+    resident = min(
+        max(1, (device.shared_bytes or shared) // shared),
+        max(1, (device.registers or 65536) // registers),
+        max(1, 64 // warps),
+    )
+    slots = device.units * resident
+    waves = ceil(tiles, slots)
+
+    # Compute: every block of a wave has its share of a multiprocessor.
+    tensor = problem.dtype != torch.float32 or problem.precision == "tf32"
+    full = _FULL_TILE["tensor" if tensor else "fp32"]
+    efficiency = 0.8 * min(1.0, (block_m * block_n / full) ** 0.2)
+    efficiency *= min(1.0, warps * 32 * 160 / (block_m * block_n))  # more accumulators than registers hold
+    if stages < 2:
+        efficiency *= 0.6  # loads and products take turns
+    if tensor and block_m < 64 and device.capability >= 90:
+        efficiency *= 0.6  # below 64 rows Triton falls back from wgmma to mma.sync
+    sharing = min(resident, ceil(tiles, device.units))
+    per_block = gpu_peak(problem, device) * efficiency / (device.units * sharing)
+    compute = waves * 2.0 * block_m * block_n * depth / per_block
+
+    # Through L2 every tile loads its operands; from memory each wave loads the panels that its tiles share.
+    l2_rate = min(_L2_BYTES_PER_CLOCK * device.units, _L2_BYTES_PER_CLOCK_AT_MOST) * device.clock_hz
+    cached = tiles * (block_m + block_n) * depth * itemsize / l2_rate
+    group = min(group_m, rows)
+    wave_tiles = min(tiles, slots)
+    panels = (group * block_m + max(1.0, wave_tiles / group) * block_n) * depth * itemsize
+    fits = batch * (m + n) * k * itemsize <= device.l2_bytes
+    traffic = problem.bytes() if fits else max(problem.bytes(), waves * panels)
+    # Little's law: bytes in flight per latency bound the bandwidth that few blocks can draw.
+    in_flight = wave_tiles * max(1, stages - 1) * stage
+    bandwidth = min(device.bandwidth * GPU_BANDWIDTH_SHARE, in_flight / _MEMORY_LATENCY)
+    memory = traffic / bandwidth
+
+    seconds: float = max(compute, cached, memory) + TILE_LATENCY + device.launch_seconds
+    if split_k > 1:
+        partial = split_k * batch * m * n * 4
+        seconds += 2 * partial / (device.bandwidth * GPU_BANDWIDTH_SHARE) + device.launch_seconds
+    return seconds
+
+
+def gpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    """cuBLAS as the best of a few tile shapes: about 0.82 of peak where the tiles fill the device."""
+    algorithm, layout = str(getattr(config, "algorithm", "")), getattr(config, "b_layout", "as_is")
+    m, n, k, batch = _sizes(problem)
+    itemsize, bandwidth = problem.dtype.itemsize, device.bandwidth * GPU_BANDWIDTH_SHARE
+    peak = gpu_peak(problem, device)
+    best = best_of_gpu_tiles(m, n, k, batch, peak, device.units, 512)
+    seconds = max(best, problem.bytes() / bandwidth) + TILE_LATENCY + device.launch_seconds
+    if layout != "as_is":
+        seconds += 2 * batch * k * n * itemsize / bandwidth + device.launch_seconds
+    elementwise = _elementwise_passes(algorithm, problem)
+    traffic = 2 * batch * m * n * problem.out_dtype.itemsize / bandwidth
+    return seconds + elementwise * (traffic + device.launch_seconds)
