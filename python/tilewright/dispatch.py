@@ -107,13 +107,23 @@ def choose(operation: str, problem: Any, options: settings.Options) -> tuner.Cho
     )
 
 
-def resolve(operation: str, key: Hashable, make_problem: Callable[[], Any]) -> Launch:
-    """The bound kernel for a key that `lookup` did not find: recalled, or else selected and bound for its problem."""
+def resolve(
+    operation: str,
+    key: Hashable,
+    make_problem: Callable[[], Any],
+    wrap: Callable[[Launch], Launch] | None = None,
+) -> Launch:
+    """The bound kernel for a key that `lookup` did not find: recalled, or else selected and bound for its problem.
+
+    What is remembered is what `wrap`, if given, makes of the kernel: of one whose arguments are not the call's.
+    """
     launch = _memory.get(key)
     if launch is None:
         problem = make_problem()
         tuner.recorder.record(operation, problem)
         choice = choose(operation, problem, settings.current())
         launch = registry.backend(operation, choice.backend).bind(choice.config, problem)
+        if wrap is not None:
+            launch = wrap(launch)
         _memory.put(key, launch)
     return launch

@@ -84,9 +84,9 @@ def weight_of(module: Any) -> Any:
     return _get(module.__dict__["_parameters"], "weight")
 
 
-def alone(module: Any, *, packed: bool) -> bool:
-    """Whether the module alone refers to its weight and its weight's memory; `packed`, beside our own snapshot."""
-    return _references(module) == _ALONE[packed]
+def alone(module: Any, packed: FrozenWeight | None) -> bool:
+    """Whether the module alone refers to its weight and its weight's memory, beside a snapshot that keeps `packed`."""
+    return _references(module) == _ALONE[0 if packed is None else packed.views]
 
 
 def _references(module: Any) -> tuple[int, ...]:
@@ -112,19 +112,21 @@ def _unheld() -> int:
 UNHELD = _unheld()
 
 
-def _calibrate() -> dict[bool, tuple[int, ...]]:
-    """What `_references` says of a weight that its module alone holds, without and with what a snapshot keeps."""
-    module = SimpleNamespace(
-        _parameters=WatchedParameters({"weight": Parameter(torch.empty(1, 1), requires_grad=False)})
-    )
-    without = _references(module)
-    snapshot = weight_of(module), FrozenWeight(weight_of(module).detach())
-    found = {False: without, True: _references(module)}
-    del snapshot
+def _calibrate() -> dict[int, tuple[int, ...]]:
+    """What `_references` says of a weight that its module alone holds, by the views of it that a snapshot keeps."""
+    found: dict[int, tuple[int, ...]] = {}
+    for shape in ((1, 1), (1, 1, 2, 2)):
+        weight = Parameter(torch.empty(shape), requires_grad=False)
+        module = SimpleNamespace(_parameters=WatchedParameters({"weight": weight}))
+        del weight
+        found[0] = _references(module)
+        snapshot = weight_of(module), FrozenWeight(weight_of(module).detach())
+        found[snapshot[1].views] = _references(module)
+        del snapshot
     # With a torch that does not tell how often memory is used, or where somebody (a debugger) refers to our own
     # variables, there is nothing to go by: no weight counts as held by its module alone.
-    usual = all(count <= most for count, most in zip(without, (3, 3, 1, 3, 2), strict=True)) and UNHELD <= 3
-    return found if usual and _storage_uses is not None else {False: (0,), True: (0,)}
+    usual = all(count <= most for count, most in zip(found[0], (3, 3, 1, 3, 2), strict=True)) and UNHELD <= 3
+    return found if usual and _storage_uses is not None else dict.fromkeys(found, (0,))
 
 
 _ALONE = _calibrate()

@@ -106,6 +106,11 @@ class Snapshot:
                 found = self.frozen.setdefault(dtype, FrozenWeight(self.weight.detach().to(dtype)))
         return found
 
+    @property
+    def own(self) -> FrozenWeight:
+        """The weight in its own dtype, where it lies."""
+        return self.frozen[self.geometry[2]]
+
     def bytes(self) -> int:
         """Memory held beside the weight itself."""
         kept = list(self.frozen.items())
@@ -223,7 +228,7 @@ class Packing:
         for attempt in range(1 if self.held else _PATIENCE):
             if attempt:
                 time.sleep(1e-4 * attempt)
-            if alone(module, packed=self.snapshot is not None):
+            if alone(module, None if self.snapshot is None else self.snapshot.own):
                 return True
         self.held += 1
         if self.snapshot is not None:
@@ -251,8 +256,8 @@ def _obstacle(module: Any) -> str | None:
     weight = weight_of(module)
     if type(weight) is not Parameter:
         return "the weight is no plain parameter (parametrized, swapped by functional_call, a subclass)"
-    if not plain(weight) or weight.dim() != 2:
-        return "the weight is no plain matrix on the CPU"
+    if not plain(weight) or weight.dim() != module.weight_dims:
+        return f"the weight is no plain tensor of {module.weight_dims} dimensions on the CPU"
     if weight.dtype not in KERNEL_DTYPES:
         return f"the weight is {dtype_text(weight.dtype)}, which no kernel of tilewright's computes"
     if weight.numel() == 0:
@@ -261,9 +266,19 @@ def _obstacle(module: Any) -> str | None:
         return "the weight was made in inference mode, where torch counts no writes"
     if weight.is_shared():
         return "the weight lies in shared memory, where other processes may write to it"
-    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+    if not _dense(weight):
         return "the weight's memory has gaps"
     return None
+
+
+def _dense(weight: Tensor) -> bool:
+    """Whether the elements lie side by side, in whatever order."""
+    expected = 1
+    for step, size in sorted(zip(weight.stride(), weight.shape, strict=True)):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _geometry(weight: Tensor) -> tuple[Any, ...]:

@@ -50,6 +50,8 @@ class PackedLayer(torch.nn.Module):
     `packing` says so. Where it is but others that refer to it, ``pack(frozen=True)`` packs it on your word.
     """
 
+    weight: Any
+    bias: Any
     weight_dims: ClassVar[int]
     """Dimensions of the weight."""
     replaces: ClassVar[type[torch.nn.Module]]

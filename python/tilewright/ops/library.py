@@ -57,6 +57,11 @@ def watched() -> bool:
     )
 
 
+def jit_tracing() -> bool:
+    """Whether ``torch.jit.trace`` is at work."""
+    return _tracing_state() is not None
+
+
 def any_requires_grad(*tensors: Tensor | None) -> bool:
     for tensor in tensors:  # noqa: SIM110 - a generator in any() takes three times as long, on every call
         if tensor is not None and tensor.requires_grad:
