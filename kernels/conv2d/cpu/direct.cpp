@@ -45,7 +45,7 @@ struct Layout {
   // others.
   int64_t step_h, step_w;          // rows and columns of x from one of the slab to the next
   int64_t stride_h, stride_w;      // rows and columns of the slab from one output pixel to the next
-  int64_t slab_h, slab_w;          // pixels
+  int64_t slab_w;                  // pixels of a row
   int64_t pixel_units, row_units;  // of the slab
   bool whole_rows;                 // a row of the window is one segment
   int64_t segment_count, segment_steps;
@@ -63,8 +63,7 @@ struct Layout {
     step_w = g.kernel_w == 1 ? g.stride_w : 1;
     stride_h = g.kernel_h == 1 ? 1 : g.stride_h;
     stride_w = g.kernel_w == 1 ? 1 : g.stride_w;
-    slab_h = (block_h - 1) * stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
-    slab_w = (block_w - 1) * stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
+    slab_w = covered_w(g, block_w);
     channel_steps = ceil_div(g.in_channels, Step::kDepth);
     pixel_units = channel_steps;
     // The pixels of a tile would otherwise fall into the same few sets of L1.
@@ -76,10 +75,19 @@ struct Layout {
     panels = ceil_div(g.out_channels, kPanel);
     group_panels = max(1, min(g.block_n / kPanel, panels));
     panel_units = g.kernel_h * g.kernel_w * channel_steps * kPanel;
-    slab_bytes = round_up(slab_h * row_units * kAUnit, kLine) + kApart;
+    slab_bytes = round_up(covered_h(g, block_h) * row_units * kAUnit, kLine) + kApart;
     packed_bytes = g.groups * panels * panel_units * kBUnit;
     sums_bytes = kMaxRows * kPanel * 4 + kApart;
     tasks = g.batch * g.groups * blocks_h * blocks_w * g.parts;
+  }
+
+  // Rows and columns of the slab that so many output pixels cover.
+  int64_t covered_h(const Conv2dGeometry& g, int64_t rows) const {
+    return (rows - 1) * stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
+  }
+
+  int64_t covered_w(const Conv2dGeometry& g, int64_t cols) const {
+    return (cols - 1) * stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
   }
 
   int64_t shared_bytes(const Conv2dGeometry& g) const {
@@ -101,6 +109,45 @@ void write_segments(int64_t* segments, const Conv2dGeometry& g, const Layout<Mat
     }
   }
 }
+
+// A block of output pixels.
+struct Block {
+  int64_t image, group, y0, x0, rows, cols;
+
+  template <class Layout>
+  Block(const Conv2dGeometry& g, const Layout& layout, int64_t index) {
+    const int64_t block_x = index % layout.blocks_w;
+    index /= layout.blocks_w;
+    const int64_t block_y = index % layout.blocks_h;
+    index /= layout.blocks_h;
+    group = index % g.groups;
+    image = index / g.groups;
+    y0 = share(g.out_height, layout.blocks_h, block_y);
+    rows = share(g.out_height, layout.blocks_h, block_y + 1) - y0;
+    x0 = share(g.out_width, layout.blocks_w, block_x);
+    cols = share(g.out_width, layout.blocks_w, block_x + 1) - x0;
+  }
+};
+
+// Memory that the tiles of a block fetch into L2 between them, because the next block begins with it: one
+// core alone draws it from memory no faster than it computes.
+struct Ahead {
+  uintptr_t at;
+  int64_t bytes, left, tiles;
+
+  TW_INLINE void next(WindowArguments& tile, int64_t steps) {
+    if (left <= 0) {
+      tile.prefetch = reinterpret_cast<uintptr_t>(tile.a[0]);
+      tile.prefetch_step = 0;
+      return;
+    }
+    const int64_t part = ceil_div(bytes, tiles);
+    tile.prefetch = at;
+    tile.prefetch_step = ceil_div(part, max(1, steps));
+    at += static_cast<uintptr_t>(part);
+    left -= part;
+  }
+};
 
 // One thread's view of a launch.
 template <class Math>
@@ -129,44 +176,40 @@ struct Worker {
     }
   }
 
-  void run(int64_t task) {
-    const int64_t part = task % g.parts;
-    int64_t rest = task / g.parts;
-    const int64_t block = rest;
-    const int64_t block_x = rest % layout.blocks_w;
-    rest /= layout.blocks_w;
-    const int64_t block_y = rest % layout.blocks_h;
-    rest /= layout.blocks_h;
-    const int64_t group = rest % g.groups, image = rest / g.groups;
-    const int64_t y0 = share(g.out_height, layout.blocks_h, block_y);
-    const int64_t rows = share(g.out_height, layout.blocks_h, block_y + 1) - y0;
-    const int64_t x0 = share(g.out_width, layout.blocks_w, block_x);
-    const int64_t cols = share(g.out_width, layout.blocks_w, block_x + 1) - x0;
-    if (held != block) {
-      fill_slab(image, group, y0, x0, rows, cols);
-      held = block;
+  // Computes one task; the part of x that task `next` will need is fetched on the way, if it is another.
+  void run(int64_t task, int64_t next) {
+    const Block block(g, layout, task / g.parts);
+    if (held != task / g.parts) {
+      fill_slab(block);
+      held = task / g.parts;
     }
+    const int64_t part = task % g.parts;
     const int64_t first = share(layout.panels, g.parts, part), last = share(layout.panels, g.parts, part + 1);
     const int64_t groups = ceil_div(last - first, layout.group_panels);
+    Ahead ahead{};
+    if (next / g.parts != held) {
+      ahead = rows_of(Block(g, layout, next / g.parts));
+      ahead.left = ahead.bytes;
+      ahead.tiles = ceil_div(block.rows * ceil_div(block.cols, kMaxRun), 2) * (last - first);
+    }
     for (int64_t i = 0; i < groups; ++i) {
-      multiply(image, group, y0, x0, rows, cols, first + share(last - first, groups, i),
-               first + share(last - first, groups, i + 1));
+      multiply(block, first + share(last - first, groups, i), first + share(last - first, groups, i + 1),
+               ahead);
     }
   }
 
  private:
   // The part of x that the windows of the block's pixels cover.
-  void fill_slab(int64_t image, int64_t group, int64_t y0, int64_t x0, int64_t rows, int64_t cols) {
-    const int64_t slab_h = (rows - 1) * layout.stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
-    const int64_t slab_w = (cols - 1) * layout.stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
-    const T* x = static_cast<const T*>(p.x) + image * g.x_n + group * g.in_channels * g.x_c;
-    const int64_t first = x0 * g.stride_w - g.left;
+  void fill_slab(const Block& block) {
+    const int64_t slab_h = layout.covered_h(g, block.rows), slab_w = layout.covered_w(g, block.cols);
+    const T* x = image_of(block);
+    const int64_t first = block.x0 * g.stride_w - g.left;
     // Columns of the slab that lie within x.
     const int64_t begin = min(slab_w, first >= 0 ? 0 : ceil_div(-first, layout.step_w));
     const int64_t inside = g.width - first;
     const int64_t end = max(begin, min(slab_w, inside <= 0 ? 0 : ceil_div(inside, layout.step_w)));
     for (int64_t row = 0; row < slab_h; ++row) {
-      const int64_t iy = y0 * g.stride_h - g.top + row * layout.step_h;
+      const int64_t iy = block.y0 * g.stride_h - g.top + row * layout.step_h;
       AUnit* to = slab + row * layout.row_units;
       if (iy < 0 || iy >= g.height) {
         clear(to, slab_w);
@@ -177,6 +220,22 @@ struct Worker {
       copy(to + begin * layout.pixel_units, from, end - begin);
       clear(to + end * layout.pixel_units, slab_w - end);
     }
+  }
+
+  const T* image_of(const Block& block) const {
+    return static_cast<const T*>(p.x) + block.image * g.x_n + block.group * g.in_channels * g.x_c;
+  }
+
+  // The rows of x that a block's windows cover, where they are one piece of memory.
+  Ahead rows_of(const Block& block) const {
+    if (g.x_c != 1 || g.groups != 1 || g.x_w != g.in_channels || g.x_h != g.width * g.x_w ||
+        layout.step_w != 1) {
+      return {};
+    }
+    const int64_t begin = max(0, block.y0 * g.stride_h - g.top);
+    const int64_t end = min(g.height, begin + layout.covered_h(g, block.rows) * layout.step_h);
+    return {reinterpret_cast<uintptr_t>(image_of(block) + begin * g.x_h),
+            max(0, end - begin) * g.x_h * static_cast<int64_t>(sizeof(T)), 0, 0};
   }
 
   void clear(AUnit* to, int64_t pixels) const {
@@ -196,27 +255,27 @@ struct Worker {
   }
 
   // All pixels of the block, panels first … last of the output channels.
-  void multiply(int64_t image, int64_t group, int64_t y0, int64_t x0, int64_t rows, int64_t cols,
-                int64_t first, int64_t last) {
-    const int64_t runs = ceil_div(cols, kMaxRun);
-    const int run = static_cast<int>(ceil_div(cols, runs));
+  void multiply(const Block& block, int64_t first, int64_t last, Ahead& ahead) {
+    const int64_t runs = ceil_div(block.cols, kMaxRun);
+    const int run = static_cast<int>(ceil_div(block.cols, runs));
     WindowArguments tile{};
     tile.segments = segments;
     tile.segment_count = layout.segment_count;
     tile.steps = layout.segment_steps;
     tile.a_pixel = layout.stride_w * layout.pixel_units * Layout<Math>::kAUnit;
     tile.c = sums;
-    const int64_t all = rows * runs;
+    const int64_t all = block.rows * runs;
+    const int64_t steps = layout.segment_count * layout.segment_steps;
     for (int64_t at = 0; at < all; at += 2) {
       const int pair = static_cast<int>(min(2, all - at));
       Strip strips[2];
       for (int i = 0; i < pair; ++i) {
         const int64_t row = (at + i) / runs;
         // The last run of a row ends with it, and computes once more what the one before has, if need be.
-        const int64_t col = min((at + i) % runs * run, cols - run);
+        const int64_t col = min((at + i) % runs * run, block.cols - run);
         tile.a[i] = reinterpret_cast<const char*>(slab + row * layout.stride_h * layout.row_units +
                                                   col * layout.stride_w * layout.pixel_units);
-        strips[i] = {image, y0 + row, x0 + col, run};
+        strips[i] = {block.image, block.y0 + row, block.x0 + col, run};
       }
       const bool joined = pair == 2 && follows(strips[0], strips[1]);
       if (joined) strips[0].count = 2 * run;
@@ -224,10 +283,11 @@ struct Worker {
         const int64_t channel = panel * kPanel;
         const int64_t channels = min(kPanel, g.out_channels - channel);
         const int vectors = static_cast<int>(ceil_div(channels, kLanes));
-        tile.b = weight + (group * layout.panels + panel) * layout.panel_units;
+        tile.b = weight + (block.group * layout.panels + panel) * layout.panel_units;
+        ahead.next(tile, steps);
         kWindows<Step>.at[run][pair][vectors](tile);
         const int64_t ldz = vectors * kLanes;
-        const int64_t of_all = group * g.out_channels + channel;
+        const int64_t of_all = block.group * g.out_channels + channel;
         finish_strip(sums, ldz, g, p, strips[0], of_all, channels);
         if (pair == 2 && !joined) finish_strip(sums + run * ldz, ldz, g, p, strips[1], of_all, channels);
       }
@@ -276,9 +336,9 @@ void work(void* context, int thread, int team) {
                       weight,
                       reinterpret_cast<AUnit*>(own),
                       reinterpret_cast<float*>(own + layout.slab_bytes)};
-  for (int64_t task = share(layout.tasks, team, thread), end = share(layout.tasks, team, thread + 1);
-       task < end; ++task) {
-    worker.run(task);
+  const int64_t end = share(layout.tasks, team, thread + 1);
+  for (int64_t task = share(layout.tasks, team, thread); task < end; ++task) {
+    worker.run(task, min(task + 1, end - 1));
   }
 }
 

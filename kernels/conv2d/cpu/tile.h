@@ -13,11 +13,13 @@ constexpr int kMaxRun = kMaxRows / 2;
 struct WindowArguments {
   const int64_t* segments;  // where each begins, bytes from the pixel's first value
   int64_t segment_count;
-  int64_t steps;     // of one segment
-  const char* a[2];  // the first value of each run's first pixel
-  int64_t a_pixel;   // bytes from a pixel of a run to the next
-  const void* b;     // [segment][step][kPanel]
-  float* c;          // [run][pixel][kVectors·kLanes]
+  int64_t steps;          // of one segment
+  const char* a[2];       // the first value of each run's first pixel
+  int64_t a_pixel;        // bytes from a pixel of a run to the next
+  const void* b;          // [segment][step][kPanel]
+  float* c;               // [run][pixel][kVectors·kLanes]
+  uintptr_t prefetch;     // fetched into L2 on the way, one cache line in each step
+  int64_t prefetch_step;  // from step to step; 0: nothing new
 };
 
 // C[pixels][kVectors·kLanes] = sum over the window of x[pixel][step] · b[step][kVectors·kLanes] for kRows /
@@ -51,6 +53,7 @@ void window_tile(const WindowArguments& t) {
   asm("" : "+r"(once), "+r"(thrice), "+r"(five));
   const int64_t apart[7] = {0, once, 2 * once, thrice, 4 * once, five, 2 * thrice};
   const BUnit* b = static_cast<const BUnit*>(t.b);
+  uintptr_t prefetch = t.prefetch;
   for (int64_t segment = 0; segment < t.segment_count; ++segment) {
     const char* a[kRuns];
     TW_UNROLL for (int run = 0; run < kRuns; ++run) a[run] = t.a[run] + t.segments[segment];
@@ -66,7 +69,11 @@ void window_tile(const WindowArguments& t) {
     };
     int64_t steps = t.steps;
     for (; steps >= kUnroll; steps -= kUnroll) {
-      TW_UNROLL for (int u = 0; u < kUnroll; ++u) step(u, u % kChains);
+      TW_UNROLL for (int u = 0; u < kUnroll; ++u) {
+        __builtin_prefetch(reinterpret_cast<const void*>(prefetch), 0, 2);
+        prefetch += static_cast<uintptr_t>(t.prefetch_step);
+        step(u, u % kChains);
+      }
       TW_UNROLL for (int run = 0; run < kRuns; ++run) {
         a[run] += kUnroll * kAUnit;
         asm("" : "+r"(a[run]));

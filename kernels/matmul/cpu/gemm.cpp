@@ -165,15 +165,20 @@ struct Worker {
       const int64_t first = panel0 + share(panel1 - panel0, groups, group);
       const int64_t last = panel0 + share(panel1 - panel0, groups, group + 1);
       for (int64_t kb = 0; kb < layout.k_blocks; ++kb) {
-        multiply_block(entry, epilogue, rows, strip0, strip1, first, last, kb, panel1);
+        multiply_block(entry, epilogue, rows, strip0, strip1, first, last, kb, {panel0, panel1});
       }
     }
   }
 
  private:
+  // The panels of a part.
+  struct Part {
+    int64_t begin, end;
+  };
+
   // Panels first … last against the strips, for one block of K.
   void multiply_block(const BatchEntry& entry, const Epilogue& epilogue, int64_t rows, int64_t strip0,
-                      int64_t strip1, int64_t first, int64_t last, int64_t kb, int64_t end_panel) {
+                      int64_t strip1, int64_t first, int64_t last, int64_t kb, const Part& part) {
     const int64_t step0 = kb * layout.block_steps;
     const int64_t count = min(layout.block_steps, layout.steps - step0);
     const int64_t strips = ceil_div(rows, g.tile_m);
@@ -192,12 +197,18 @@ struct Worker {
     } else {
       tile.panel_stride = layout.panel_stride;
       b += first * layout.panel_stride + step0 * kPanel;
-      if (g.prefetch > 0) next = next_block(b, first, last, kb, count, end_panel);
+      if (g.prefetch > 0) next = next_block(b, first, last, kb, count, part.end);
     }
     constexpr int64_t kRowBytes = kPanel * static_cast<int64_t>(sizeof(BUnit));
-    if (next != 0) tile.prefetch_step = kRowBytes / own_strips;
 
     const int wide = g.tile_n / kPanel;
+    // Rows of A that are read for the first time here are one piece of memory, but read as many streams, too
+    // many for the hardware to follow. They are fetched a strip ahead, unless the next block of B is the
+    // larger of the two.
+    const bool fetches_rows = !layout.copies_a && layout.k_blocks == 1 && first == part.begin &&
+                              layout.a_row == count * Layout<Math>::kAUnit && count > 0 &&
+                              own_strips * g.tile_m * layout.a_row > panels * count * kRowBytes;
+    const int64_t rows_share = ceil_div(g.tile_m * layout.a_row, ceil_div(panels, wide));
     const Strip strip_first = strip_at(rows, strips, strip0);
     for (int64_t s = strip0; s < strip1; ++s) {
       const Strip strip = strip_at(rows, strips, s);
@@ -213,7 +224,12 @@ struct Worker {
           tile.c += (strip.row - strip_first.row) * panels * kPanel + (panel - first) * kPanel * strip.rows;
         }
         tile.prefetch = reinterpret_cast<uintptr_t>(tile.a);
-        if (next != 0) {
+        tile.prefetch_step = 0;
+        if (fetches_rows) {
+          tile.prefetch +=
+              static_cast<uintptr_t>(strip.rows * layout.a_row + rows_share * ((panel - first) / wide));
+          tile.prefetch_step = ceil_div(rows_share, count);
+        } else if (next != 0) {
           // Each strip fetches its share of the next block, so that it is in L2 when this one is done. A
           // single strip reads B but once: it fetches ahead in the panel that it is in.
           tile.prefetch = own_strips == 1
@@ -221,6 +237,7 @@ struct Worker {
                               : next + static_cast<uintptr_t>((panel - first) * tile.panel_stride *
                                                                   static_cast<int64_t>(sizeof(BUnit)) +
                                                               count * kRowBytes / own_strips * (s - strip0));
+          tile.prefetch_step = kRowBytes / own_strips;
         }
         kTiles<Step>.at[strip.rows][vectors](tile);
         if (final) {
