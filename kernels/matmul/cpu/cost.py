@@ -24,6 +24,9 @@ _PACK = 0.35  # cycles for an element that is transposed on the way, as in packi
 _COPY = 0.12  # and for one of A that is only copied
 _SUM = 8.0  # cycles for the sum across a vector, one for every output of gemv's dot products
 _FINISH = 0.25  # cycles for an element of C in the epilogue
+_SCATTERED = (
+    90.0  # cycles for an element of a C that no core's cache holds, over the columns that are written at once
+)
 _UNFINISHED = 0.12  # cycles for an element of C that waits for the next block of K
 _HIDDEN = 0.2  # of the shorter of computing and reading, where plain operands are packed or streamed
 _FETCHED = 0.9  # where packed ones are fetched ahead
@@ -103,7 +106,12 @@ def _gemm(config: CpuConfig, problem: MatmulProblem, device: DeviceSpec, threads
         packing += _PACK * columns * k / depth * cycle * m_blocks
     elif config.pack_b == "shared":
         packing += _PACK * n * k / depth * cycle / used
-    finishing = (_FINISH + (_UNFINISHED * k_blocks if k_blocks > 1 else 0)) * rows * columns * cycle
+    scattered = _SCATTERED / min(part_panels * panel, max(config.block_n, config.tile_n))
+    if m * n * problem.out_dtype.itemsize <= device.l2_bytes:
+        scattered = 0.0
+    finishing = (
+        (_FINISH + scattered + (_UNFINISHED * k_blocks if k_blocks > 1 else 0)) * rows * columns * cycle
+    )
 
     # Strips are read again for every group of panels, panels for every strip: from L2 where they fit.
     core_cache = bandwidth(device, used, 0.0) / used
