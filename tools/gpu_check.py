@@ -1,11 +1,11 @@
 """Proves and measures tilewright on a machine with a GPU: ``make gpu-check OUT=dir``.
 
 Builds and installs the package into ``build/gpu-check-site`` (no network), runs the tests with the GPU's backends on,
-compute-sanitizer over small launches, then tunes and times the published lists against cuBLAS until the budget is
-spent. Needs torch, numpy, pytest and the build's tools; anything else that is missing is skipped and named. Every
-step's failure is recorded and the next one goes on; partial results are kept. At most 8 files:
+compute-sanitizer over small launches, then tunes and times the published lists against cuBLAS and cuDNN until the
+budget is spent. Needs torch, numpy, pytest and the build's tools; anything else that is missing is skipped and named.
+Every step's failure is recorded and the next one goes on; partial results are kept. At most 8 files:
 
-    report.md results.json tuned.json tests.xml log.txt environment.txt speedup.png
+    report.md results.json tuned.json tests.xml log.txt environment.txt matmul.png conv2d.png
 
 Exit status: 0 if all is well, 1 if a step failed, 2 if there is no CUDA device (--cpu-rehearsal goes through the
 same motions on the CPU with tiny shapes).
@@ -43,6 +43,26 @@ for m, n, k in ((1, 64, 64), (33, 65, 129), (128, 128, 64), (7, 1, 300)):
         torch.cuda.synchronize()
         expected = torch.relu(x.double() @ w.double().t() + bias.double())
         assert torch.allclose(y.double(), expected, rtol=3e-2, atol=3e-1), (m, n, k, dtype)
+for n, c, size, k, window, options in (
+    (2, 16, 15, 32, 3, dict(stride=2, padding=1)),
+    (1, 3, 20, 8, 7, dict(padding=3)),
+    (2, 24, 9, 40, 1, dict(stride=2)),
+    (1, 12, 11, 12, 3, dict(padding=2, dilation=2, groups=3)),
+):
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        shapes = (n, c, size, size), (k, c // options.get("groups", 1), window, window)
+        x, w = (torch.randn(s, device="cuda").to(dtype) for s in shapes)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x, w = (t.contiguous(memory_format=layout) for t in (x, w))
+            try:
+                with tilewright.options(backend="triton", strict=True):
+                    y = tilewright.conv2d(x, w, activation="relu", **options)
+            except tilewright.errors.ArgumentError as refusal:  # strict: no config takes it
+                print("not run:", refusal)
+                continue
+            torch.cuda.synchronize()
+            expected = torch.relu(torch.nn.functional.conv2d(x.double(), w.double(), **options))
+            assert torch.allclose(y.double(), expected, rtol=3e-2, atol=3e-1), (shapes, options, dtype, layout)
 print("all launches right")
 """
 
@@ -211,6 +231,7 @@ class Check:
         command = [sys.executable, str(ROOT / "tools" / "gpu_measure.py"), "--out", str(self.out)]
         command += ["--budget-s", str(self.left() - 5), "--tune-s", str(arguments.tune_s)]
         command += ["--dtypes", arguments.dtypes, "--shapes", arguments.shapes]
+        command += ["--operations", arguments.operations]
         if self.rehearsal:
             command += ["--device", "cpu"]
         status, output = self.run(command, self.left() + 5)
@@ -307,8 +328,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tests-s", type=float, default=220.0, help="seconds for the tests at most")
     parser.add_argument("--tune-s", type=float, default=2.0, help="seconds of tuning per problem")
     parser.add_argument("--tests", nargs="*", default=["tests"], help="what pytest runs")
+    parser.add_argument("--operations", default="matmul,conv2d", help="what is tuned and timed")
     parser.add_argument("--dtypes", default="", help="of bf16,tf32,f16,f32; default all")
-    parser.add_argument("--shapes", default="all", help="published lists, comma-separated")
+    parser.add_argument("--shapes", default="all", help="published lists of either, comma-separated")
     parser.add_argument("--skip-install", action="store_true", help="use the source tree as it is")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done")
     parser.add_argument("--cpu-rehearsal", action="store_true", help="go through the motions without a GPU")

@@ -1,6 +1,6 @@
 """Tunes and times the published lists until the time is spent; ``gpu_check.py`` runs this in a process of its own.
 
-Writes ``results.json`` after every shape, ``tuned.json`` (a table that can be shipped) and ``speedup.png``.
+Writes ``results.json`` after every shape, ``tuned.json`` (a table that can be shipped) and a picture per operation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -25,11 +26,14 @@ import torch
 
 from tilewright import dispatch, tuner
 from tilewright.benchmark.contenders import COMPILED
+from tilewright.benchmark.conv2d.shapes import Conv2dShape
+from tilewright.benchmark.matmul.shapes import MatmulShape
 from tilewright.benchmark.results import OURS, Report
-from tilewright.benchmark.run import Settings, run
-from tilewright.benchmark.shapes import LISTS, Shape, named
+from tilewright.benchmark.run import run
+from tilewright.benchmark.settings import Settings
+from tilewright.benchmark.shapes import Shape
+from tilewright.benchmark.suite import suite
 from tilewright.benchmark.timing import first_line
-from tilewright.ops import PROBLEMS
 from tilewright.tuner import device as devices
 from tilewright.tuner import shipped
 from tilewright.tuner.store import user_store
@@ -37,13 +41,24 @@ from tilewright.tuner.store import user_store
 DTYPES = {
     "bf16": (torch.bfloat16, "ieee", 0.45),
     "tf32": (torch.float32, "tf32", 0.2),
-    "f16": (torch.float16, "ieee", 0.15),
-    "f32": (torch.float32, "ieee", 0.1),
+    "f16": (torch.float16, "ieee", 0.12),
+    "f32": (torch.float32, "ieee", 0.08),
 }
 """dtype, precision, and the share of the time; what is left goes to torch.compile with max-autotune."""
 
-REHEARSAL = (Shape("rehearsal", 33, 65, 64),)
-COMPILED_SHAPES = (Shape("llama ffn up", 512, 11008, 4096), Shape("bert ffn up", 128, 3072, 768))
+LAYOUTS = {"matmul": "linear", "conv2d": "channels_last"}
+
+REHEARSAL: dict[str, tuple[Shape, ...]] = {
+    "matmul": (MatmulShape("rehearsal", 33, 65, 64),),
+    "conv2d": (Conv2dShape("rehearsal", 2, 16, 9, 9, 24, (3, 3), padding=(1, 1)),),
+}
+COMPILED_SHAPES: dict[str, tuple[Shape, ...]] = {
+    "matmul": (MatmulShape("llama ffn up", 512, 11008, 4096), MatmulShape("bert ffn up", 128, 3072, 768)),
+    "conv2d": (
+        Conv2dShape("resnet50 conv3 3x3", 32, 128, 28, 28, 128, (3, 3), padding=(1, 1)),
+        Conv2dShape("resnet50 conv1", 32, 3, 224, 224, 64, (7, 7), (2, 2), (3, 3)),
+    ),
+}
 _MOST_FAILURES = 4
 
 
@@ -69,7 +84,7 @@ class Measuring:
     def stage(
         self, name: str, shapes: tuple[Shape, ...], settings: Settings, until: float, tune: bool
     ) -> Report | None:
-        """One dtype over a list, each shape tuned first; ends when its time is over or too much fails."""
+        """One operation and dtype over a list, each shape tuned first; ends when its time is over or too much fails."""
         grown: list[Report] = []
         failures: dict[str, str] = self.results["failures"]
         mine: list[str] = []
@@ -79,8 +94,10 @@ class Measuring:
                 raise Spent
             print(f"{name}: {shape} ({done} done)", flush=True)
             if tune:
-                found = tuner.tune_problems([_problem(shape, settings)], budget_s=self.tune_s, progress=False)
-                self.results["tuning"].append({"dtype": name, "shape": str(shape), **found.to_dict()})
+                # As the timed call will meet it: allocated the same way, hence aligned the same way.
+                problem = suite(settings.operation).problem(shape, settings)
+                found = tuner.tune_problems([problem], budget_s=self.tune_s, progress=False)
+                self.results["tuning"].append({"run": name, "shape": str(shape), **found.to_dict()})
                 dispatch.forget()
 
         def after(report: Report) -> None:
@@ -116,24 +133,15 @@ def _newly_wrong(report: Report) -> list[str]:
     ]
 
 
-def _problem(shape: Shape, settings: Settings) -> tuple[str, Any]:
-    """As the timed call will meet it: allocated the same way, hence aligned the same way."""
-    device = torch.device(settings.device)
-    x, weight, bias = (
-        torch.empty(sizes, dtype=settings.dtype, device=device)
-        for sizes in ((shape.m, shape.k), (shape.n, shape.k), (shape.n,))
-    )
-    return PROBLEMS["linear"](x, weight, bias, activation=settings.activation)
-
-
-def interleaved(lists: str) -> tuple[Shape, ...]:
+def interleaved(operation: str, wanted: str) -> tuple[Shape, ...]:
     """The shapes of the lists in turns, so that a run cut short has seen some of each."""
-    names = list(LISTS) if lists == "all" else lists.split(",")
+    lists = suite(operation).lists
     # Many rows and few rows in turns, too: every third shape first.
-    columns = []
-    for name in names:
-        shapes = named(name)
-        columns.append([shape for start in range(3) for shape in shapes[start::3]])
+    columns = [
+        [shape for start in range(3) for shape in shapes[start::3]]
+        for name, shapes in lists.items()
+        if wanted == "all" or name in wanted.split(",")
+    ]
     return tuple(shape for row in zip_longest(*columns) for shape in row if shape is not None)
 
 
@@ -142,49 +150,68 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget-s", type=float, required=True)
     parser.add_argument("--tune-s", type=float, default=2.0)
+    parser.add_argument("--operations", default="matmul,conv2d")
     parser.add_argument("--dtypes", default="")
     parser.add_argument("--shapes", default="all")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     arguments = parser.parse_args()
     began = time.monotonic()
     on_cpu = arguments.device == "cpu"
-    wanted = (
+    dtypes = (
         arguments.dtypes.split(",") if arguments.dtypes else (["bf16", "f32"] if on_cpu else list(DTYPES))
     )
-    shapes = REHEARSAL if on_cpu else interleaved(arguments.shapes)
+    operations = arguments.operations.split(",")
     results: dict[str, Any] = {"runs": {}, "tuning": [], "failures": {}, "wrong": []}
     state = Measuring(arguments.out, arguments.device, arguments.tune_s, began + arguments.budget_s, results)
-    first: Report | None = None
+    first: dict[str, Report] = {}
     until = began
-    for name in wanted:
+    for name in dtypes:
         dtype, precision, share = DTYPES[name]
-        # Time that one stage leaves goes to the next.
-        until += share * arguments.budget_s
-        settings = Settings(
-            dtype=dtype,
-            device=arguments.device,
-            activation="relu",
-            precision=precision,
-            compile_budget_s=0.0,
-            budget_s=0.05 if on_cpu else 0.3,
-            rounds=(3, 5) if on_cpu else (5, 50),
-        )
-        report = state.stage(name, shapes, settings, until, tune=True)
-        first = first or report
-    left = state.deadline - time.monotonic()
-    if not on_cpu and left > 40:
-        settings = Settings(
-            dtype=torch.bfloat16, device="cuda", activation="relu", compile_budget_s=left - 20, budget_s=0.3
-        )
-        compiled = state.stage(
-            f"bf16 with {COMPILED}", COMPILED_SHAPES, settings, state.deadline - 20, tune=False
-        )
-        if compiled is None:
-            results["failures"].setdefault(COMPILED, "no shape was finished")
+        for operation in operations:
+            # Time that one stage leaves goes to the next.
+            until += share * arguments.budget_s / len(operations)
+            settings = Settings(
+                operation=operation,
+                dtype=dtype,
+                device=arguments.device,
+                layout=LAYOUTS[operation],
+                activation="relu",
+                precision=precision,
+                compile_budget_s=0.0,
+                budget_s=0.05 if on_cpu else 0.3,
+                rounds=(3, 5) if on_cpu else (5, 50),
+            )
+            shapes = REHEARSAL[operation] if on_cpu else interleaved(operation, arguments.shapes)
+            report = state.stage(f"{operation} {name}", shapes, settings, until, tune=True)
+            if report is not None:
+                first.setdefault(operation, report)
+    if not on_cpu:
+        _compile(state, operations)
     _keep_tuned(arguments)
-    _draw(first, arguments.out, results)
+    for operation, report in first.items():
+        _draw(report, arguments.out / f"{operation}.png", results)
     state.write()
-    return 0 if first is not None else 1
+    return 0 if len(first) == len(operations) else 1
+
+
+def _compile(state: Measuring, operations: Sequence[str]) -> None:
+    """torch.compile with max-autotune on a few shapes, each operation in its share of what time is left."""
+    for done, operation in enumerate(operations):
+        left = (state.deadline - time.monotonic() - 10) / (len(operations) - done)
+        if left < 30:
+            return
+        settings = Settings(
+            operation=operation,
+            dtype=torch.bfloat16,
+            device="cuda",
+            layout=LAYOUTS[operation],
+            activation="relu",
+            compile_budget_s=left - 10,
+            budget_s=0.3,
+        )
+        name, until = f"{operation} bf16 with {COMPILED}", time.monotonic() + left - 10
+        if state.stage(name, COMPILED_SHAPES[operation], settings, until, tune=False) is None:
+            state.results["failures"].setdefault(name, "no shape was finished")
 
 
 def _keep_tuned(arguments: argparse.Namespace) -> None:
@@ -192,15 +219,13 @@ def _keep_tuned(arguments: argparse.Namespace) -> None:
     shipped.write(arguments.out / "tuned.json", devices.device_key(spec), user_store().every_row())
 
 
-def _draw(report: Report | None, out: Path, results: dict[str, Any]) -> None:
-    if report is None:
-        return
+def _draw(report: Report, path: Path, results: dict[str, Any]) -> None:
     try:
         from tilewright.benchmark.plot import plot_report
 
-        plot_report(report, out / "speedup.png")
+        plot_report(report, path)
     except Exception as error:
-        results["failures"]["plot"] = f"{type(error).__name__}: {first_line(error)}"
+        results["failures"][path.stem] = f"not drawn: {type(error).__name__}: {first_line(error)}"
 
 
 if __name__ == "__main__":

@@ -6,14 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-_SHOWN = (
-    "torch linear",
-    "torch matmul",
-    "cuBLASLt fused",
-    "torch.compile",
-    "tilewright",
-    "tilewright triton",
-)
+_OURS = ("tilewright", "tilewright triton", "tilewright cuda")
+"""Shown beside whatever torch offers."""
+
+_FORMULAS = {"matmul": "x·Wᵀ", "conv2d": "conv2d(x, W)"}
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -65,21 +61,22 @@ def _run(name: str, run: dict[str, Any]) -> list[str]:
     warning = " **Some results beat this peak: the probes were disturbed.**" if ceiling["disturbed"] else ""
     lines = [
         "",
-        f"## {name}: y = {settings['activation']}(x·Wᵀ + bias)",
+        f"## {name}: y = {settings['activation']}({_FORMULAS[settings['operation']]} + bias), {settings['layout']}",
         "",
         f"Ceiling {ceiling['flops'] / 1e12:.4g} TFLOP/s and {ceiling['bandwidth'] / 1e12:.3g} TB/s ({ceiling['how']}). "
         f"Times are medians in µs of {timing}; roofline is tilewright's share of the ceiling.{warning}",
         "",
     ]
     lines += [
-        f"- {summary['geomean']:.3f}× {summary['against']} over {summary['shapes']} shapes "
+        f"- {contender} {summary['geomean']:.3f}× {summary['against']} over {summary['shapes']} shapes "
         f"(p10 {summary['p10']:.3f}, worst {summary['worst']:.3f} at {summary['worst_shape']})"
-        for summary in run["summaries"]
+        for contender, summaries in run["summaries"].items()
+        for summary in summaries
     ]
     chosen = ", ".join(f"{backend} {count}" for backend, count in sorted(run["choices"].items()))
     lines += [f"- chosen: {chosen}", ""]
     present = {entry["contender"] for shape in run["shapes"] for entry in shape["entries"]}
-    columns = [column for column in _SHOWN if column in present]
+    columns = [column for column in (*run["torch"], *_OURS) if column in present]
     lines.append(f"| shape | {' | '.join(columns)} | roofline | x best | kernel |")
     lines.append("|---" * (len(columns) + 4) + "|")
     for shape in run["shapes"]:
@@ -90,12 +87,8 @@ def _run(name: str, run: dict[str, Any]) -> list[str]:
 
 
 def _row(result: dict[str, Any], columns: list[str], torch_names: list[str]) -> str:
-    shape = result["shape"]
     entries = {entry["contender"]: entry for entry in result["entries"]}
-    cells = [
-        f"{shape['name']} {shape['m']}×{shape['n']}×{shape['k']}"
-        + ("" if result["steady"] else " (unsteady)")
-    ]
+    cells = [result["label"] + ("" if result["steady"] else " (unsteady)")]
     for column in columns:
         entry = entries.get(column)
         mark = "" if entry is None or entry["right"] else " WRONG"

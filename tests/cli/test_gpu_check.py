@@ -57,15 +57,18 @@ def test_rehearsal(repository: Path, tmp_path: Path) -> None:
         "compute-sanitizer": "skipped",
         "tune and time": "passed",
     }
-    assert set(results["runs"]) == {"f32"}
+    assert set(results["runs"]) == {"matmul f32", "conv2d f32"}
     assert all(len(found["shapes"]) == 1 for found in results["runs"].values())
-    assert len(results["tuning"]) == 1
+    assert len(results["tuning"]) == 2
     assert results["wrong"] == []
     assert json.loads((out / "tuned.json").read_text())["rows"]
     report = (out / "report.md").read_text()
     assert "| tests | passed |" in report
     assert "rehearsal 33×65×64" in report
-    assert len(list(out.iterdir())) <= MOST_FILES
+    assert "rehearsal 2×16×9×9 → 24 3x3 p1" in report
+    files = {path.name for path in out.iterdir()}
+    assert {"results.json", "report.md", "tuned.json", "tests.xml"} < files
+    assert len(files) <= MOST_FILES
 
 
 def make_check(gpu_check: ModuleType, out: Path, *arguments: str) -> Any:

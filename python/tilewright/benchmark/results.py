@@ -182,7 +182,7 @@ class Report:
         return {name: [asdict(summary) for summary in each] for name, each in found.items() if each}
 
     def _plain(self, result: ShapeResult) -> dict[str, Any]:
-        plain = asdict(result) | {"floor": self.floor(result)}
+        plain = asdict(result) | {"label": str(result.shape), "floor": self.floor(result)}
         for written, entry in zip(plain["entries"], result.entries, strict=True):
             written["roofline"] = self.roofline(result, entry)
         return plain

@@ -13,6 +13,7 @@ from tilewright.tuner.costs.shared import (
     CORE_BANDWIDTH,
     CPU_CACHE_SPEEDUP,
     GPU_BANDWIDTH_SHARE,
+    MKL_SHARE,
     TILE_LATENCY,
     TORCH_OP_SECONDS,
     VENDOR_BANDWIDTH_SHARE,
@@ -23,6 +24,7 @@ from tilewright.tuner.costs.shared import (
     field,
     gpu_peak,
     is_amd,
+    mkl_peak,
 )
 
 
@@ -38,9 +40,6 @@ def cpu(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
 # its AVX2 path; on Zen 5, with twice the peak, that is 0.25–0.3 of it. The share grows with the rows of the
 # product as rows / (rows + 8). oneDNN keeps 0.77 to 0.86 of it on AMD; on other processors more is assumed, so that
 # ours must earn its place. With few rows it draws 0.60 to 0.67 of the bandwidth from a prepacked weight (Zen 5).
-_MKL_SHARE = 0.78
-_FLOPS_PER_CLOCK_AVX2 = 32
-_BOOST = 1.4  # clocks above the announced one
 _ONEDNN_SHARE = 0.80
 _ONEDNN_SHARE_ELSEWHERE = 0.90
 _ONEDNN_BANDWIDTH_SHARE = 0.70
@@ -62,9 +61,8 @@ def cpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float
     if onednn and amd:
         reading *= _ONEDNN_BANDWIDTH_SHARE / VENDOR_BANDWIDTH_SHARE
     if problem.dtype == torch.float32 and not onednn:
-        share = _MKL_SHARE
+        peak, share = mkl_peak(problem, device), MKL_SHARE
         if amd:
-            peak = min(peak, device.units * device.clock_hz * _BOOST * _FLOPS_PER_CLOCK_AVX2)
             # With few rows it does not share the reading out over the threads: 16 GB/s of 45 on four cores.
             reading = (
                 min(reading, CORE_BANDWIDTH * VENDOR_BANDWIDTH_SHARE) if m <= 2 * _RAMP_ROWS else reading

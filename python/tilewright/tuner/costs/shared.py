@@ -47,6 +47,21 @@ def is_amd(device: DeviceSpec) -> bool:
     return any(word in device.name for word in ("AMD", "EPYC", "Ryzen"))
 
 
+MKL_SHARE = 0.78
+"""Of `mkl_peak`, which a product of many rows reaches."""
+
+_FLOPS_PER_CLOCK_AVX2 = 32
+_BOOST = 1.4  # clocks above the announced one
+
+
+def mkl_peak(problem: Any, device: DeviceSpec) -> float:
+    """FLOP/s of the whole device in MKL's fp32 products, which take the AVX2 path on AMD (torch 2.13, Zen 4, Zen 5)."""
+    peak = device.peak(problem.dtype)
+    return (
+        min(peak, device.units * device.clock_hz * _BOOST * _FLOPS_PER_CLOCK_AVX2) if is_amd(device) else peak
+    )
+
+
 def gpu_peak(problem: Any, device: DeviceSpec) -> float:
     return device.peak(problem.dtype, problem.precision)
 
