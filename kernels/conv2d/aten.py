@@ -147,10 +147,11 @@ def _fitted(problem: Conv2dProblem) -> Callable[[Tensor], Tensor]:
     wanted = canonical_strides(shape, strides)
 
     def fit(out: Tensor) -> Tensor:
-        if out.dtype == dtype and (
-            out.stride() == strides or canonical_strides(shape, out.stride()) == wanted
-        ):
-            return out
+        if out.dtype == dtype:
+            if out.stride() == strides:
+                return out
+            if canonical_strides(shape, out.stride()) == wanted:
+                return out.as_strided(shape, strides)  # they differ where sizes of 1 give them no meaning
         return torch.empty_strided(shape, strides, dtype=dtype, device=out.device).copy_(out)
 
     return fit
@@ -170,6 +171,8 @@ def _bind_forward(config: AtenConfig, problem: Conv2dProblem) -> Launch:
     add_residual = problem.residual_dtype is not None and not fused_residual
     activation = "none" if fused_activation else problem.activation
     keep = problem.keep_preact
+    if not (pads or keep or add_bias or add_residual) and (prepacked or config.layout == "as_is"):
+        return _short(core, activation, fit, problem.out_strides)
 
     def launch(
         x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
@@ -190,11 +193,30 @@ def _bind_forward(config: AtenConfig, problem: Conv2dProblem) -> Launch:
     return launch
 
 
+def _short(
+    core: onednn.Core, activation: str, fit: Callable[[Tensor], Tensor], strides: tuple[int, ...]
+) -> Launch:
+    """`core`, and then nothing but the activation."""
+    act = {"none": None, "relu": torch.relu_}.get(activation, lambda z: activate(z, activation))
+
+    def launch(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        y = core(x, weight, bias, residual)
+        if act is not None:
+            y = act(y)
+        return y if y.stride() == strides else fit(y)
+
+    return launch
+
+
 def _convolution(problem: Conv2dProblem, padding: list[int], with_bias: bool) -> onednn.Core:
     stride, dilation, groups = problem.stride, problem.dilation, problem.groups
 
+    conv2d = torch.conv2d
+
     def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        return torch.conv2d(x, weight, bias if with_bias else None, stride, padding, dilation, groups)
+        return conv2d(x, weight, bias if with_bias else None, stride, padding, dilation, groups)
 
     return convolution
 

@@ -311,16 +311,11 @@ def wants_channels_last(*operands: Tensor) -> bool:
 
 def _like_channels_last(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether strides grow in the order c, w, h, n; where sizes of 1 leave it open, contiguous is assumed."""
-    if strides[1] == 0:
+    _, c, h, w = shape
+    of_n, of_c, of_h, of_w = strides
+    if of_c == 0 or of_w < of_c * c or of_h < of_w * w or of_n < of_h * h or 0 in shape:
         return False
-    least = 0
-    for dim in (1, 3, 2, 0):
-        if shape[dim] == 0 or strides[dim] < least:
-            return False
-        if dim == 0 and least == strides[1]:
-            return False
-        least = strides[dim] * max(shape[dim], 1)
-    return True
+    return of_h * h != of_c
 
 
 def output_strides(shape: Sequence[int], channels_last: bool) -> tuple[int, int, int, int]:

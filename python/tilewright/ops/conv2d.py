@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import Error
+from tilewright.kernels.conv2d.problem import wants_channels_last
 from tilewright.kernels.epilogue import activate
 from tilewright.ops import library
 from tilewright.ops.conv2d_arguments import (
@@ -38,10 +39,7 @@ from tilewright.ops.conv2d_op import (
     InputGradientArguments,
     WeightGradientArguments,
     call,
-    lies_channels_last,
 )
-from tilewright.ops.matmul_kernels import make_problem as make_matmul_problem
-from tilewright.ops.matmul_op import call as call_matmul
 
 # --- what the operations are to torch ------------------------------------------------------------------------
 
@@ -67,7 +65,7 @@ def _symmetric(padding: Sequence[int]) -> tuple[list[int], list[int]]:
 def _decompose_with_preact(given: Conv2dArguments) -> tuple[Tensor, Tensor]:
     """(y, z) by ATen operators alone: differentiable to any order, forward and backward, and under functorch."""
     x, weight, bias, residual, activation, stride, padding, dilation, groups = given
-    last = lies_channels_last(x, weight)
+    last = wants_channels_last(x, weight)
     both, rest = _symmetric(padding)
     padded = torch.constant_pad_nd(x, rest) if any(rest) else x
     fused = bias if bias is not None and bias.dtype == x.dtype else None
@@ -114,7 +112,7 @@ def _empty(like: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
 
 def _fake(given: Conv2dArguments) -> Tensor:
     shape = check(given)
-    return _empty(given.x, shape, lies_channels_last(given.x, given.weight))
+    return _empty(given.x, shape, wants_channels_last(given.x, given.weight))
 
 
 def _fake_with_preact(given: Conv2dArguments) -> tuple[Tensor, Tensor]:
@@ -293,20 +291,12 @@ def _convolve(
     dilation: Any,
     groups: Any,
 ) -> Tensor:
-    geometry = geometry_of(operation, weight, stride, padding, dilation, groups)
-    unbatched = x.ndim == 3
-    if unbatched:
+    stride, padding, dilation, groups = geometry_of(operation, weight, stride, padding, dilation, groups)
+    if x.ndim == 3:
         check_unbatched_residual(operation, residual)
-        x = x.unsqueeze(0)
-    given = (x, weight, bias, residual, activation, *geometry)
-    # torch.jit.trace makes tensors of sizes, which are not to be compared.
-    if not library.transforms_active() and not library.jit_tracing() and weight.shape[2:] == (1, 1):
-        product = lowered(Conv2dArguments(*given))
-        if product is not None:
-            y = product.restore(call_matmul(*product.product))
-            return y.squeeze(0) if unbatched else y
-    y = call(*given)
-    return y.squeeze(0) if unbatched else y
+        images = (x.unsqueeze(0), weight, bias, residual, activation, stride, padding, dilation, groups)
+        return _convolve(operation, *images).squeeze(0)
+    return call(x, weight, bias, residual, activation, stride, padding, dilation, groups)
 
 
 def posed(
@@ -328,5 +318,5 @@ def posed(
     )
     product = lowered(given)
     if product is not None and (product.weight_is_b or not frozen):
-        return "matmul", make_matmul_problem(product.product, frozen_b=frozen)
+        return "matmul", product.problem(frozen=frozen)
     return "conv2d", make_problem(given, frozen_weight=frozen)

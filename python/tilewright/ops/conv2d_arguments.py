@@ -10,17 +10,16 @@ from torch import Tensor
 from tilewright.errors import ArgumentError, Error
 from tilewright.ops import checks
 from tilewright.ops.conv2d_checks import check, check_weight
-from tilewright.ops.conv2d_op import Conv2dArguments, Geometry
+from tilewright.ops.conv2d_op import Conv2dArguments
 
 
 def geometry_of(
     operation: str, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: Any
-) -> Geometry:
+) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]:
     """Pairs, and the padding of each side; values are checked where the operation runs."""
-    if type(stride) is not tuple or len(stride) != 2:
-        stride = _pair(operation, "stride", stride)
-    if type(dilation) is not tuple or len(dilation) != 2:
-        dilation = _pair(operation, "dilation", dilation)
+    # Integers first, without a call: this is on every convolution's way.
+    stride = (stride, stride) if type(stride) is int else _pair(operation, "stride", stride)
+    dilation = (dilation, dilation) if type(dilation) is int else _pair(operation, "dilation", dilation)
     if type(padding) is int:
         padding = (padding, padding, padding, padding)
     elif isinstance(padding, str):
@@ -30,7 +29,7 @@ def geometry_of(
         padding = (rows, rows, columns, columns)
     if type(groups) is not int:
         groups = _integer(operation, "groups", groups, groups)
-    return Geometry(stride, padding, dilation, groups)
+    return stride, padding, dilation, groups
 
 
 def conv2d_arguments(
@@ -70,7 +69,9 @@ def check_unbatched_residual(operation: str, residual: Any) -> None:
         )
 
 
-def _named_padding(operation: str, name: str, weight: Tensor, stride: Any, dilation: Any) -> tuple[int, ...]:
+def _named_padding(
+    operation: str, name: str, weight: Tensor, stride: Any, dilation: Any
+) -> tuple[int, int, int, int]:
     """``valid`` pads nothing, ``same`` keeps the image's size; where that is odd, the far side gets one more."""
     if name == "valid":
         return (0, 0, 0, 0)
@@ -91,9 +92,9 @@ def _named_padding(operation: str, name: str, weight: Tensor, stride: Any, dilat
 
 def _pair(operation: str, name: str, value: Any) -> tuple[int, int]:
     """An integer for both dimensions, or one for each; a sequence of one is taken for both, as torch does."""
-    if type(value) is int:
-        return value, value
     if isinstance(value, (tuple, list)):
+        if len(value) == 2 and type(value[0]) is type(value[1]) is int:
+            return value[0], value[1]
         if len(value) in (1, 2):
             return _integer(operation, name, value[0], value), _integer(operation, name, value[-1], value)
         raise ArgumentError(

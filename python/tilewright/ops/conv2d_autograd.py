@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from tilewright import settings
+from tilewright.kernels.conv2d.problem import wants_channels_last
 from tilewright.kernels.epilogue import NEEDS_PREACT, activate_backward
 from tilewright.ops.conv2d_op import (
     Conv2dArguments,
@@ -18,7 +19,6 @@ from tilewright.ops.conv2d_op import (
     WeightGradientArguments,
     call,
     input_gradient,
-    lies_channels_last,
     weight_gradient,
 )
 
@@ -46,8 +46,8 @@ def _save(ctx: Any, given: Conv2dArguments, y: Tensor, z: Tensor | None) -> None
     )
     ctx.activation, ctx.recompute, ctx.geometry = activation, recompute, given.geometry
     # A gradient is laid out as what it is the gradient of: optimizers and accumulation expect it so.
-    ctx.x_meta = x.shape[2:], needs_x and lies_channels_last(x)
-    ctx.weight_meta = weight.shape[2:], needs_weight and lies_channels_last(weight)
+    ctx.x_meta = x.shape[2:], needs_x and wants_channels_last(x)
+    ctx.weight_meta = weight.shape[2:], needs_weight and wants_channels_last(weight)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_meta = None if residual is None else (residual.shape, residual.dtype)
     # Backward may run in a thread of autograd's own, which sees none of this thread's context variables.
@@ -98,7 +98,7 @@ def setup_gradient_context(
     needs_grad, needs_other, *_ = ctx.needs_input_grad
     ctx.save_for_backward(grad if needs_other else None, other if needs_grad else None)
     ctx.geometry, ctx.sides, ctx.other_sides = given.geometry, sides, other.shape[2:]
-    ctx.other_last = needs_other and lies_channels_last(other)
+    ctx.other_last = needs_other and wants_channels_last(other)
     ctx.options = settings.current()
 
 

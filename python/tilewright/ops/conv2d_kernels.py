@@ -11,9 +11,16 @@ from torch import Tensor
 
 from tilewright import dispatch, settings
 from tilewright.kernels.conv2d.problem import Conv2dProblem
+from tilewright.kernels.interface import Launch
 from tilewright.kernels.precision import cudnn_conv_precision
 from tilewright.ops.conv2d_arguments import conv2d_arguments
 from tilewright.ops.conv2d_checks import check, check_input_gradient, check_weight_gradient
+from tilewright.ops.conv2d_lowering import (
+    Lowered,
+    lowered,
+    lowered_input_gradient,
+    lowered_weight_gradient,
+)
 from tilewright.ops.conv2d_op import (
     CONV2D,
     CONV2D_WITH_PREACT,
@@ -160,7 +167,10 @@ def forward_kernel(keep_preact: bool, on_cpu: bool) -> Callable[..., Any]:
         launch = lookup(key)
         if launch is None:
             given = Conv2dArguments(x, weight, bias, residual, activation, stride, padding, dilation, groups)
-            launch = dispatch.resolve("conv2d", key, partial(make_problem, given, keep_preact=keep_preact))
+            check(given)
+            launch = _resolve(
+                key, lowered(given), partial(make_problem, given, keep_preact=keep_preact), keep_preact
+            )
         return launch(x, weight, bias, residual)
 
     return kernel if on_cpu else on_its_device(kernel)
@@ -170,6 +180,8 @@ def gradient_kernel(of_weight: bool, on_cpu: bool) -> Callable[..., Any]:
     """The same for the two gradients."""
     name = (WEIGHT_GRADIENT if of_weight else INPUT_GRADIENT).name
     arguments: Any = WeightGradientArguments if of_weight else InputGradientArguments
+    verify: Any = check_weight_gradient if of_weight else check_input_gradient
+    lower: Any = lowered_weight_gradient if of_weight else lowered_input_gradient
     pose: Any = make_weight_gradient_problem if of_weight else make_input_gradient_problem
     lookup, current, num_threads = dispatch.lookup, settings.current, torch.get_num_threads
 
@@ -203,10 +215,20 @@ def gradient_kernel(of_weight: bool, on_cpu: bool) -> Callable[..., Any]:
         launch = lookup(key)
         if launch is None:
             given = arguments(grad, other, size, stride, padding, dilation, groups, channels_last)
-            launch = dispatch.resolve("conv2d", key, partial(pose, given))
+            verify(given)
+            launch = _resolve(key, lower(given), partial(pose, given))
         return launch(grad, other)
 
     return kernel if on_cpu else on_its_device(kernel)
+
+
+def _resolve(
+    key: Any, product: Lowered | None, pose: Callable[[], Conv2dProblem], keep_preact: bool = False
+) -> Launch:
+    """The kernel for a key that was not found: a convolution's, or that of the product that it amounts to."""
+    if product is None:
+        return dispatch.resolve("conv2d", key, pose)
+    return dispatch.resolve("matmul", key, partial(product.problem, keep_preact=keep_preact), product.launch)
 
 
 def conv2d_problem(

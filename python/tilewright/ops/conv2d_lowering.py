@@ -1,22 +1,39 @@
-"""Convolutions that are matrix products, in matmul's terms: windows of 1x1 that step over every pixel.
+"""Convolutions, and gradients of convolutions, that are matrix products: windows of 1x1 that step over every pixel.
 
-With the channels innermost, (N, H, W, C) · (C, K) is one product over all pixels, and its epilogue is the
-convolution's. With the pixels innermost it is (K, C) · (N, C, H·W), where a bias would belong to the rows, which
-matmul's epilogue does not have: such a convolution stays one.
+With the channels innermost, an image is a matrix (N·H·W, C), and all that a convolution needs is one product::
+
+    y  = x · wᵀ     (N·H·W, C) · (C, K), and its epilogue is the convolution's
+    dx = dy · w     (N·H·W, K) · (K, C)
+    dw = dyᵀ · x    (K, N·H·W) · (N·H·W, C)
+
+With the pixels innermost, ``y = w · x`` is (K, C) · (N, C, H·W) and ``dx = wᵀ · dy``. There a bias would belong to the
+rows, which matmul's epilogue does not have, and dw would be a sum over products: those two stay convolutions.
+
+A lowering is found when a call's choice is made, on operands that were checked; every later call of its key views its
+operands in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tilewright import settings
-from tilewright.kernels.precision import cuda_matmul_precision, cudnn_conv_precision
-from tilewright.ops.conv2d_op import Conv2dArguments, lies_channels_last
-from tilewright.ops.library import is_grad_enabled
+from tilewright.kernels.conv2d.problem import output_strides, wants_channels_last
+from tilewright.kernels.interface import Launch
+from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.kernels.precision import cudnn_conv_precision
+from tilewright.ops.conv2d_op import (
+    Conv2dArguments,
+    Geometry,
+    InputGradientArguments,
+    WeightGradientArguments,
+)
+from tilewright.ops.matmul_kernels import make_problem as make_matmul_problem
 from tilewright.ops.matmul_op import MatmulArguments
 
 
@@ -24,77 +41,130 @@ class Lowered(NamedTuple):
     """A convolution as a product."""
 
     product: MatmulArguments
-    weight_is_b: bool
-    restore: Callable[[Tensor], Tensor]  # the product's result to the convolution's
+    second_first: bool  # a is a view of the launch's second operand, b of its first
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def weight_is_b(self) -> bool:
+        """Of a forward convolution, whether matmul may be promised a frozen weight: it packs b alone."""
+        return not self.second_first
+
+    def restore(self, y: Tensor) -> Tensor:
+        """The convolution's result, which lies in memory as the product's does."""
+        return y.as_strided(self.shape, self.strides)
+
+    def problem(self, *, keep_preact: bool = False, frozen: bool = False) -> MatmulProblem:
+        """What the product asks of a kernel."""
+        posed = make_matmul_problem(self.product, keep_preact=keep_preact, frozen_b=frozen)
+        if posed.device == "cuda" and posed.dtype == torch.float32 and settings.current().precision == "auto":
+            # torch has a setting for each, and a user who asks for a convolution goes by that one.
+            return replace(posed, precision=cudnn_conv_precision())
+        return posed
+
+    def launch(self, multiply: Launch) -> Launch:
+        """The convolution's launch of the product's."""
+        # Nothing of the operands is kept but how the product sees them, which is the same for every call of a key.
+        a, b = ((part.shape, part.stride()) for part in self.product[:2])
+        addend = self.product.residual
+        seen: Any = None if addend is None else (addend.shape, addend.stride())
+        second_first, shape, strides = self.second_first, self.shape, self.strides
+
+        def convolve(
+            first: Tensor, second: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        ) -> Tensor | tuple[Tensor, ...]:
+            if second_first:
+                first, second = second, first
+            if residual is not None:
+                residual = residual.as_strided(*seen)
+            y = multiply(first.as_strided(*a), second.as_strided(*b), bias, residual)
+            if isinstance(y, tuple):
+                return tuple(each.as_strided(shape, strides) for each in y)
+            restored: Tensor = y.as_strided(shape, strides)
+            return restored
+
+        return convolve
 
 
 def lowered(given: Conv2dArguments) -> Lowered | None:
-    """The product that a convolution amounts to, on views of its operands; None where it is none of those above.
-
-    Arguments need not have been checked: what a convolution would refuse is not lowered, or refused by matmul too.
-    """
-    x, weight, bias, residual, activation, stride, padding, _, groups = given
-    if groups != 1 or stride != (1, 1) or padding != (0, 0, 0, 0) or x.ndim != 4 or weight.ndim != 4:
+    """The product that a convolution amounts to; None where it is none of those above."""
+    x, weight, bias, residual, activation, *_ = given
+    if not _pointwise(weight.shape[2:], given.geometry) or x.numel() == 0:
         return None
-    out_channels, channels, *window = weight.shape
-    if window != [1, 1] or x.shape[1] != channels or x.numel() == 0 or weight.numel() == 0:
-        return None
-    if residual is not None and residual.ndim > 4:
-        return None
-    if x.is_cuda and not _same_precision(x):
-        return None
-    batch, _, height, width = x.shape
-    last = lies_channels_last(x, weight)
-    if height == 1 and width == 1:
-        if residual is not None:
-            if any(size != 1 for size in residual.shape[-2:]):
-                return None
-            residual = residual.reshape(residual.shape[:-2])
-        pixels = x.view(batch, channels)
-        restore = _as_last if last else _as_first
-    elif last and x.is_contiguous(memory_format=torch.channels_last):
-        if residual is not None:
-            residual = residual[(None,) * (4 - residual.ndim)].permute(0, 2, 3, 1)
-        pixels = x.permute(0, 2, 3, 1)
-        restore = _permuted
-    else:
-        return None if last or bias is not None else _images(given)
-    columns = weight.view(out_channels, channels).t()
-    return Lowered(MatmulArguments(pixels, columns, bias, residual, activation), True, restore)
-
-
-def _images(given: Conv2dArguments) -> Lowered | None:
-    """Pixels innermost: the weight times each image."""
-    x, weight, residual = given.x, given.weight, given.residual
-    if not x.is_contiguous() or (is_grad_enabled() and weight.requires_grad):
-        # The weight's gradient would be a product for each image, summed afterwards.
-        return None
-    batch, channels, height, width = x.shape
-    shape = (batch, weight.shape[0], height, width)
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    last = wants_channels_last(x, weight)
     if residual is not None:
-        if residual.shape != shape or not residual.is_contiguous():
+        residual = residual.expand(shape)
+    matrix = weight.view(weight.shape[:2])
+    if _innermost(x, last):
+        addend = None if residual is None else residual.permute(0, 2, 3, 1)
+        pixels, filters = _pixels(x), matrix.t()
+        if pixels.ndim == 2:
+            addend = None if addend is None else addend[:, 0, 0]
+        product = MatmulArguments(pixels, filters, bias, addend, activation)
+        return _as(product, shape, last)
+    if last or bias is not None or not x.is_contiguous():
+        return None
+    if residual is not None:
+        if not _walks_evenly(residual):
             return None
-        residual = residual.view(batch, shape[1], height * width)
-    rows, pixels = weight.view(shape[1], channels), x.view(batch, channels, height * width)
-    product = MatmulArguments(rows, pixels, None, residual, given.activation)
-    return Lowered(product, False, lambda y: y.view(shape))
+        steps = residual.stride()
+        residual = residual.as_strided((*shape[:2], shape[2] * shape[3]), (*steps[:2], steps[3]))
+    product = MatmulArguments(matrix, x.flatten(2), None, residual, activation)
+    return _as(product, shape, last, second_first=True)
 
 
-def _permuted(y: Tensor) -> Tensor:
-    return y.permute(0, 3, 1, 2)
+def lowered_input_gradient(given: InputGradientArguments) -> Lowered | None:
+    """The same for the gradient of x."""
+    grad, weight, last = given.grad, given.weight, given.channels_last
+    if not _pointwise(weight.shape[2:], given.geometry) or grad.numel() == 0:
+        return None
+    shape = (grad.shape[0], weight.shape[1], *grad.shape[2:])
+    matrix = weight.view(weight.shape[:2])
+    if _innermost(grad, last):
+        return _as(MatmulArguments(_pixels(grad), matrix), shape, last)
+    if last or not grad.is_contiguous():
+        return None
+    return _as(MatmulArguments(matrix.t(), grad.flatten(2)), shape, last, second_first=True)
 
 
-def _as_first(y: Tensor) -> Tensor:
-    return y[:, :, None, None]
+def lowered_weight_gradient(given: WeightGradientArguments) -> Lowered | None:
+    """The same for the gradient of the weight."""
+    grad, x = given.grad, given.x
+    if not _pointwise(given.kernel, given.geometry) or grad.numel() == 0:
+        return None
+    if not all(image.is_contiguous(memory_format=torch.channels_last) for image in (grad, x)):
+        return None
+    rows, columns = (_pixels(image).flatten(0, -2) for image in (grad, x))
+    shape = (grad.shape[1], x.shape[1], 1, 1)
+    return _as(MatmulArguments(rows.t(), columns), shape, given.channels_last)
 
 
-def _as_last(y: Tensor) -> Tensor:
-    return y[:, None, None, :].permute(0, 3, 1, 2)
+def _pointwise(kernel: Sequence[int], geometry: Geometry) -> bool:
+    stride, padding, _, groups = geometry
+    return groups == 1 and tuple(kernel) == (1, 1) and tuple(stride) == (1, 1) and not any(padding)
 
 
-def _same_precision(x: Tensor) -> bool:
-    """Whether matmul is to compute as precisely as the convolution: torch has a setting for each."""
-    if x.dtype != torch.float32 or settings.current().precision != "auto":
-        return True
-    # Not to be read while tracing, as nothing would guard it.
-    return not torch.compiler.is_compiling() and cudnn_conv_precision() == cuda_matmul_precision()
+def _innermost(images: Tensor, channels_last: bool) -> bool:
+    """Whether channels lie innermost in the images and are to do so in the result; of a single pixel, both are true."""
+    if images.shape[2] == 1 and images.shape[3] == 1:
+        return images.is_contiguous()
+    return channels_last and images.is_contiguous(memory_format=torch.channels_last)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """(N, H, W, C); (N, C) of single pixels."""
+    single = images.shape[2] == 1 and images.shape[3] == 1
+    return images[:, :, 0, 0] if single else images.permute(0, 2, 3, 1)
+
+
+def _walks_evenly(images: Tensor) -> bool:
+    """Whether one stride leads through all pixels of an image, rows after one another."""
+    _, _, height, width = images.shape
+    return height == 1 or width == 1 or images.stride(2) == width * images.stride(3)
+
+
+def _as(
+    product: MatmulArguments, shape: tuple[int, ...], channels_last: bool, second_first: bool = False
+) -> Lowered:
+    return Lowered(product, second_first, shape, output_strides(shape, channels_last))

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from tilewright.kernels.conv2d.problem import wants_channels_last
 from tilewright.kernels.epilogue import NEEDS_PREACT
 from tilewright.ops.library import Operation, any_requires_grad, is_grad_enabled, transforms_active
 
@@ -92,14 +91,6 @@ INPUT_GRADIENT = Operation(
 WEIGHT_GRADIENT = Operation(
     f"conv2d_weight_gradient(Tensor grad, Tensor x, SymInt[] kernel, {_GEOMETRY}", WeightGradientArguments
 )
-
-
-def lies_channels_last(*operands: Tensor) -> bool:
-    """`wants_channels_last`, quicker to say no where all are contiguous."""
-    for operand in operands:
-        if not operand.is_contiguous():
-            return wants_channels_last(*operands)
-    return False
 
 
 def call(

@@ -13,10 +13,9 @@ from tilewright import dispatch, settings
 from tilewright.kernels.frozen import FrozenOperand
 from tilewright.kernels.interface import Launch
 from tilewright.ops.conv2d_arguments import check_unbatched_residual, conv2d_arguments
-from tilewright.ops.conv2d_kernels import make_problem as make_conv2d_problem
+from tilewright.ops.conv2d_kernels import make_problem
 from tilewright.ops.conv2d_lowering import Lowered, lowered
 from tilewright.ops.matmul_kernels import linear_problem
-from tilewright.ops.matmul_kernels import make_problem as make_matmul_problem
 
 _lookup, _current, _num_threads = dispatch.lookup, settings.current, torch.get_num_threads
 
@@ -144,26 +143,27 @@ def frozen_conv2d(
         given = conv2d_arguments("conv2d", x, weight.weight, bias, residual, activation, *geometry)
         product = lowered(given)
         if product is not None and product.weight_is_b:
-            pose = partial(make_matmul_problem, product.product, frozen_b=True)
-            launch = dispatch.resolve("matmul", key, pose, _as_convolution(product))
+            pose_product = partial(product.problem, frozen=True)
+            launch = dispatch.resolve("matmul", key, pose_product, _as_convolution(product))
         else:
-            launch = dispatch.resolve("conv2d", key, partial(make_conv2d_problem, given, frozen_weight=True))
+            launch = dispatch.resolve("conv2d", key, partial(make_problem, given, frozen_weight=True))
     y: Tensor = launch(x, weight.operand, bias, residual)
     return y
 
 
-def _as_convolution(form: Lowered) -> Callable[[Launch], Launch]:
-    """What makes a convolution's launch of the product's that it is lowered to."""
-    # Nothing of the operands is kept but how the product sees them, which is the same for every call of a key.
-    pixels, addend = form.product.a, form.product.residual
-    shape, strides, restore = pixels.shape, pixels.stride(), form.restore
-    seen: Any = None if addend is None else (addend.shape, addend.stride())
+def _as_convolution(product: Lowered) -> Callable[[Launch], Launch]:
+    """What makes a convolution's launch of the product's, as `Lowered.launch` does for a weight that may change."""
+    pixels, addend = product.product.a, product.product.residual
+    pixels_seen = pixels.shape, pixels.stride()
+    addend_seen: Any = None if addend is None else (addend.shape, addend.stride())
+    shape, strides = product.shape, product.strides
 
     def wrap(multiply: Launch) -> Launch:
         def convolve(x: Tensor, weight: FrozenFilter, bias: Tensor | None, residual: Tensor | None) -> Tensor:
             if residual is not None:
-                residual = residual.as_strided(*seen)
-            return restore(multiply(x.as_strided(shape, strides), weight.matrix, bias, residual))
+                residual = residual.as_strided(*addend_seen)
+            y: Tensor = multiply(x.as_strided(*pixels_seen), weight.matrix, bias, residual)
+            return y.as_strided(shape, strides)
 
         return convolve
 
