@@ -69,13 +69,17 @@ template <class From>
 void pack_rows(float* to, int64_t to_row, const From* source, int64_t step, int64_t k_step, int64_t rows,
                int64_t k) {
   if (k_step != 1 && step == 1) {
-    for (int64_t i = 0; i < rows; i += kLanes) {
-      const int valid = static_cast<int>(min(kLanes, rows - i));
-      for (int64_t kk = 0; kk < k; kk += kLanes) {
-        const int columns = static_cast<int>(min(kLanes, k - kk));
+    // Each k is a stream along the rows: all rows of a few of them first, while the next few are fetched.
+    for (int64_t kk = 0; kk < k; kk += kLanes) {
+      const int columns = static_cast<int>(min(kLanes, k - kk));
+      const int64_t later = kk + 2 * kLanes <= k ? kLanes : 0;
+      for (int64_t i = 0; i < rows; i += kLanes) {
+        const int valid = static_cast<int>(min(kLanes, rows - i));
         vf lines[kLanes];
         TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
-          lines[lane] = lane < columns ? load_upto(source + (kk + lane) * k_step + i, valid) : zero();
+          const From* from = source + (kk + lane) * k_step + i;
+          __builtin_prefetch(from + later * k_step, 0, 2);
+          lines[lane] = lane < columns ? load_upto(from, valid) : zero();
         }
         transpose(lines);
         TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {

@@ -28,6 +28,8 @@ MAX_ROWS = {"portable": 6, "avx2": 6, "avx512": 14}
 """The most output pixels of a register tile: ``kMaxRows`` in csrc/cpu/microkernel.h."""
 
 _MAX_POSITIONS = 1024
+_SUMS = (16 << 10) + 512
+"""Bytes of a thread's sums, at most: ``kMaxChunk`` runs in direct.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def slab_bytes(problem: Conv2dProblem, block_h: int, block_w: int, compute: str)
 
 def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
     """An upper bound of the scratch memory of a launch."""
-    own = slab_bytes(problem, config.block_h, config.block_w, config.compute) + 4096 + 512
+    own = slab_bytes(problem, config.block_h, config.block_w, config.compute) + _SUMS
     packed = 0
     if config.pack == "shared":
         panel = PANEL_VECTORS * LANES[config.isa]

@@ -31,6 +31,7 @@ namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 namespace {
 
 constexpr int64_t kMaxSegments = 1024;
+constexpr int64_t kMaxChunk = 16;  // runs whose sums wait for each other
 
 // Sizes of what a launch works with.
 template <class Math>
@@ -77,7 +78,7 @@ struct Layout {
     panel_units = g.kernel_h * g.kernel_w * channel_steps * kPanel;
     slab_bytes = round_up(covered_h(g, block_h) * row_units * kAUnit, kLine) + kApart;
     packed_bytes = g.groups * panels * panel_units * kBUnit;
-    sums_bytes = kMaxRows * kPanel * 4 + kApart;
+    sums_bytes = (g.y_k == 1 ? kMaxRows : kMaxChunk * kMaxRun) * kPanel * 4 + kApart;
     tasks = g.batch * g.groups * blocks_h * blocks_w * g.parts;
   }
 
@@ -172,7 +173,8 @@ struct Worker {
     for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
       const int64_t group = job / layout.panels, panel = job % layout.panels;
       const T* from = weight + g.weight_origin + group * g.weight_g;
-      pack_weight_panel(to + job * layout.panel_units, from, g, panel * kPanel, layout.channel_steps);
+      pack_weight_panel<Step::kDepth>(to + job * layout.panel_units, from, g, panel * kPanel,
+                                      layout.channel_steps);
     }
   }
 
@@ -208,6 +210,13 @@ struct Worker {
     const int64_t begin = min(slab_w, first >= 0 ? 0 : ceil_div(-first, layout.step_w));
     const int64_t inside = g.width - first;
     const int64_t end = max(begin, min(slab_w, inside <= 0 ? 0 : ceil_div(inside, layout.step_w)));
+    // Rows that follow each other on both sides, without a border between them, are one.
+    const int64_t y_begin = block.y0 * g.stride_h - g.top;
+    if (begin == 0 && end == slab_w && layout.step_h == 1 && g.x_h == slab_w * layout.step_w * g.x_w &&
+        layout.row_units == slab_w * layout.pixel_units && y_begin >= 0 && y_begin + slab_h <= g.height) {
+      copy(slab, x + y_begin * g.x_h + first * g.x_w, slab_h * slab_w);
+      return;
+    }
     for (int64_t row = 0; row < slab_h; ++row) {
       const int64_t iy = block.y0 * g.stride_h - g.top + row * layout.step_h;
       AUnit* to = slab + row * layout.row_units;
@@ -263,33 +272,48 @@ struct Worker {
     tile.segment_count = layout.segment_count;
     tile.steps = layout.segment_steps;
     tile.a_pixel = layout.stride_w * layout.pixel_units * Layout<Math>::kAUnit;
-    tile.c = sums;
     const int64_t all = block.rows * runs;
     const int64_t steps = layout.segment_count * layout.segment_steps;
-    for (int64_t at = 0; at < all; at += 2) {
-      const int pair = static_cast<int>(min(2, all - at));
-      Strip strips[2];
-      for (int i = 0; i < pair; ++i) {
-        const int64_t row = (at + i) / runs;
+    // Where y lies along the image's rows, its tiles are transposed: many at once, for stores of whole
+    // vectors.
+    const int64_t chunk = g.y_k == 1 ? 2 : kMaxChunk;
+    for (int64_t chunk0 = 0; chunk0 < all; chunk0 += chunk) {
+      const int64_t count = min(chunk, all - chunk0);
+      const char* a[kMaxChunk];
+      Strip strips[kMaxChunk];
+      int64_t merged = 0;  // strips, after those that follow each other became one
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = (chunk0 + i) / runs;
         // The last run of a row ends with it, and computes once more what the one before has, if need be.
-        const int64_t col = min((at + i) % runs * run, block.cols - run);
-        tile.a[i] = reinterpret_cast<const char*>(slab + row * layout.stride_h * layout.row_units +
-                                                  col * layout.stride_w * layout.pixel_units);
-        strips[i] = {block.image, block.y0 + row, block.x0 + col, run};
+        const int64_t col = min((chunk0 + i) % runs * run, block.cols - run);
+        a[i] = reinterpret_cast<const char*>(slab + row * layout.stride_h * layout.row_units +
+                                             col * layout.stride_w * layout.pixel_units);
+        const Strip strip{block.image, block.y0 + row, block.x0 + col, run};
+        if (i > 0 && follows(strips[merged - 1], strip)) {
+          strips[merged - 1].count += run;
+        } else {
+          strips[merged++] = strip;
+        }
       }
-      const bool joined = pair == 2 && follows(strips[0], strips[1]);
-      if (joined) strips[0].count = 2 * run;
       for (int64_t panel = first; panel < last; ++panel) {
         const int64_t channel = panel * kPanel;
         const int64_t channels = min(kPanel, g.out_channels - channel);
         const int vectors = static_cast<int>(ceil_div(channels, kLanes));
-        tile.b = weight + (block.group * layout.panels + panel) * layout.panel_units;
-        ahead.next(tile, steps);
-        kWindows<Step>.at[run][pair][vectors](tile);
         const int64_t ldz = vectors * kLanes;
-        const int64_t of_all = block.group * g.out_channels + channel;
-        finish_strip(sums, ldz, g, p, strips[0], of_all, channels);
-        if (pair == 2 && !joined) finish_strip(sums + run * ldz, ldz, g, p, strips[1], of_all, channels);
+        tile.b = weight + (block.group * layout.panels + panel) * layout.panel_units;
+        for (int64_t i = 0; i < count; i += 2) {
+          const int64_t pair = min(2, count - i);
+          tile.a[0] = a[i];
+          tile.a[1] = a[i + pair - 1];
+          tile.c = sums + i * run * ldz;
+          ahead.next(tile, steps);
+          kWindows<Step>.at[run][pair][vectors](tile);
+        }
+        float* z = sums;
+        for (int64_t i = 0; i < merged; ++i) {
+          finish_strip(z, ldz, g, p, strips[i], block.group * g.out_channels + channel, channels);
+          z += strips[i].count * ldz;
+        }
       }
     }
   }
