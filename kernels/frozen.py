@@ -47,7 +47,7 @@ class FrozenOperand:
 
     def bytes(self) -> int:
         """Memory held by packed tensors, beside the weight itself. One form under several names counts once."""
-        forms = {id(form): form for form in list(self.forms.values())}
+        forms = {id(form): form for form in list(self.forms.values()) if form is not self.tensor}
         return sum(form.nbytes for form in forms.values() if isinstance(form, Tensor))
 
 

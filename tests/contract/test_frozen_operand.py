@@ -129,3 +129,5 @@ def test_forms_made_in_inference_mode_serve_outside_of_it() -> None:
     assert not form.requires_grad
     assert operand.pack("other name", lambda tensor: form) is form
     assert operand.bytes() == form.nbytes, "one form under two names counts once"
+    operand.pack("as it is", lambda tensor: tensor)
+    assert operand.bytes() == form.nbytes, "a layout that the weight has takes no memory"

@@ -294,8 +294,8 @@ def _convolve(
     stride, padding, dilation, groups = geometry_of(operation, weight, stride, padding, dilation, groups)
     if x.ndim == 3:
         check_unbatched_residual(operation, residual)
-        images = (x.unsqueeze(0), weight, bias, residual, activation, stride, padding, dilation, groups)
-        return _convolve(operation, *images).squeeze(0)
+        y = call(x.unsqueeze(0), weight, bias, residual, activation, stride, padding, dilation, groups)
+        return y.squeeze(0)
     return call(x, weight, bias, residual, activation, stride, padding, dilation, groups)
 
 
