@@ -174,15 +174,18 @@ inline void pack_rows(uint32_t* to, int64_t to_row, const bf16* source, int64_t 
     }
     return;
   }
-  for (int64_t i = 0; i < rows; i += kLanes) {
-    const int valid = static_cast<int>(min(kLanes, rows - i));
-    for (int64_t kk = 0; kk < pairs; kk += kLanes) {
-      const int columns = static_cast<int>(min(kLanes, pairs - kk));
+  for (int64_t kk = 0; kk < pairs; kk += kLanes) {
+    const int columns = static_cast<int>(min(kLanes, pairs - kk));
+    const int64_t later = kk + 2 * kLanes <= pairs ? 2 * kLanes * k_step : 0;
+    for (int64_t i = 0; i < rows; i += kLanes) {
+      const int valid = static_cast<int>(min(kLanes, rows - i));
       vf lines[kLanes];
       TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) {
         const bf16* low = source + i * step + 2 * (kk + lane) * k_step;
         lines[lane] = zero();
         if (lane < columns) {
+          __builtin_prefetch(low + later, 0, 2);
+          __builtin_prefetch(low + later + k_step, 0, 2);
           const bool whole = 2 * (kk + lane) + 1 < k;
           lines[lane] =
               pair(load_along(low, step, valid), whole ? load_along(low + k_step, step, valid) : zero());

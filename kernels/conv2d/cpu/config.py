@@ -106,19 +106,21 @@ def slab_bytes(problem: Conv2dProblem, block_h: int, block_w: int, compute: str)
     """An upper bound of the part of x that a block's windows cover: ``Layout`` in direct.cpp."""
     channels = reduction_channels(problem)
     units = -(-channels // (2 if compute == "bf16" else 1)) + 16
-    sides = []
-    for block, most, kernel, stride, dilation in zip(
-        (block_h, block_w),
-        conv_out_size(problem),
-        problem.kernel,
-        problem.stride,
-        problem.dilation,
-        strict=True,
-    ):
-        sides.append(
-            (min(block, max(most, 1)) - 1) * (1 if kernel == 1 else stride) + (kernel - 1) * dilation + 1
-        )
-    return 4 * math.prod(sides) * units
+    inner = problem.x_strides if problem.direction == "forward" else problem.y_strides
+    (height, width), (kernel_h, kernel_w) = conv_out_size(problem), problem.kernel
+    (stride_h, stride_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    picks_columns = kernel_w == 1 and not (inner[3] == 1 and inner[1] != 1 and stride_w <= 4)
+    rows = (
+        (min(block_h, max(height, 1)) - 1) * (1 if kernel_h == 1 else stride_h)
+        + (kernel_h - 1) * dilation_h
+        + 1
+    )
+    columns = (
+        (min(block_w, max(width, 1)) - 1) * (1 if picks_columns else stride_w)
+        + (kernel_w - 1) * dilation_w
+        + 1
+    )
+    return 4 * rows * columns * units
 
 
 def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:

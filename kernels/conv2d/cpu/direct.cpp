@@ -61,9 +61,11 @@ struct Layout {
     blocks_h = ceil_div(g.out_height, block_h);
     blocks_w = ceil_div(g.out_width, block_w);
     step_h = g.kernel_h == 1 ? g.stride_h : 1;
-    step_w = g.kernel_w == 1 ? g.stride_w : 1;
+    // Columns that lie side by side are read in vectors, and cost less to take along than to pick out.
+    const bool picks_columns = g.kernel_w == 1 && !(g.x_w == 1 && g.x_c != 1 && g.stride_w <= 4);
+    step_w = picks_columns ? g.stride_w : 1;
     stride_h = g.kernel_h == 1 ? 1 : g.stride_h;
-    stride_w = g.kernel_w == 1 ? 1 : g.stride_w;
+    stride_w = picks_columns ? 1 : g.stride_w;
     slab_w = covered_w(g, block_w);
     channel_steps = ceil_div(g.in_channels, Step::kDepth);
     pixel_units = channel_steps;
