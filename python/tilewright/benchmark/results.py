@@ -221,7 +221,7 @@ class Report:
 
 MEASURED_COLUMNS = (
     "contender",
-    "kernel",
+    "runs",
     "p50_s",
     "p20_s",
     "p80_s",

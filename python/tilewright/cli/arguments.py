@@ -184,9 +184,8 @@ def conv2d_shapes(
 
 
 def _pair(option: str, text: str, least: int) -> Pair:
-    doubled = text if "x" in text else f"{text}x{text}"
-    first, second = _numbers(option, doubled, 2, least, "a number, or two as 1x2")
-    return first, second
+    numbers = _numbers(option, text, 2 if "x" in text else 1, least, "a number, or two as 1x2")
+    return numbers[0], numbers[-1]
 
 
 def _numbers(option: str, text: str, count: int, least: int, expected: str) -> tuple[int, ...]:
