@@ -15,6 +15,7 @@ operands in the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -97,19 +98,18 @@ def lowered(given: Conv2dArguments) -> Lowered | None:
         residual = residual.expand(shape)
     matrix = weight.view(weight.shape[:2])
     if _innermost(x, last):
-        addend = None if residual is None else residual.permute(0, 2, 3, 1)
-        pixels, filters = _pixels(x), matrix.t()
-        if pixels.ndim == 2:
-            addend = None if addend is None else addend[:, 0, 0]
-        product = MatmulArguments(pixels, filters, bias, addend, activation)
-        return _as(product, shape, last)
+        pixels, addend = x.permute(0, 2, 3, 1), None if residual is None else residual.permute(0, 2, 3, 1)
+        flat = None if addend is None else _flat(addend, 0, 2)
+        if addend is None or flat is not None:
+            # Two matrices, where no addend stands in the way: torch's own shortest calls take nothing else.
+            pixels, addend = pixels.flatten(0, 2), flat
+        return _as(MatmulArguments(pixels, matrix.t(), bias, addend, activation), shape, last)
     if last or bias is not None or not x.is_contiguous():
         return None
     if residual is not None:
-        if not _walks_evenly(residual):
+        residual = _flat(residual, 2, 3)
+        if residual is None:
             return None
-        steps = residual.stride()
-        residual = residual.as_strided((*shape[:2], shape[2] * shape[3]), (*steps[:2], steps[3]))
     product = MatmulArguments(matrix, x.flatten(2), None, residual, activation)
     return _as(product, shape, last, second_first=True)
 
@@ -122,7 +122,7 @@ def lowered_input_gradient(given: InputGradientArguments) -> Lowered | None:
     shape = (grad.shape[0], weight.shape[1], *grad.shape[2:])
     matrix = weight.view(weight.shape[:2])
     if _innermost(grad, last):
-        return _as(MatmulArguments(_pixels(grad), matrix), shape, last)
+        return _as(MatmulArguments(_rows(grad), matrix), shape, last)
     if last or not grad.is_contiguous():
         return None
     return _as(MatmulArguments(matrix.t(), grad.flatten(2)), shape, last, second_first=True)
@@ -135,7 +135,7 @@ def lowered_weight_gradient(given: WeightGradientArguments) -> Lowered | None:
         return None
     if not all(image.is_contiguous(memory_format=torch.channels_last) for image in (grad, x)):
         return None
-    rows, columns = (_pixels(image).flatten(0, -2) for image in (grad, x))
+    rows, columns = map(_rows, (grad, x))
     shape = (grad.shape[1], x.shape[1], 1, 1)
     return _as(MatmulArguments(rows.t(), columns), shape, given.channels_last)
 
@@ -152,16 +152,18 @@ def _innermost(images: Tensor, channels_last: bool) -> bool:
     return channels_last and images.is_contiguous(memory_format=torch.channels_last)
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """(N, H, W, C); (N, C) of single pixels."""
-    single = images.shape[2] == 1 and images.shape[3] == 1
-    return images[:, :, 0, 0] if single else images.permute(0, 2, 3, 1)
+def _rows(images: Tensor) -> Tensor:
+    """(N·H·W, C), of images with channels innermost."""
+    return images.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _walks_evenly(images: Tensor) -> bool:
-    """Whether one stride leads through all pixels of an image, rows after one another."""
-    _, _, height, width = images.shape
-    return height == 1 or width == 1 or images.stride(2) == width * images.stride(3)
+def _flat(images: Tensor, first: int, last: int) -> Tensor | None:
+    """`images` with these dimensions as one; None where that would take a copy."""
+    shape = images.shape
+    try:
+        return images.view(*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :])
+    except RuntimeError:
+        return None
 
 
 def _as(
