@@ -40,15 +40,68 @@ class MatmulPlan:
         residual_dtype: str | None,
         activation: str,
         keep_preact: bool,
+        compute: str,
+        pack_b: str,
         block_m: int,
         block_n: int,
         block_k: int,
         tile_m: int,
         tile_n: int,
+        parts_m: int,
+        parts_n: int,
+        prefetch: int,
         threads: int,
     ) -> None: ...
     def run(
         self, a_ptr: int, b_ptr: int, c_ptr: int, preact_ptr: int, bias_ptr: int, residual_ptr: int
     ) -> None: ...
+    def pack(self, b_ptr: int, packed_ptr: int) -> None: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+
+class Conv2dPlan:
+    def __init__(
+        self,
+        *,
+        isa: str,
+        algorithm: str,
+        compute: str,
+        batch: int,
+        in_channels: int,
+        out_channels: int,
+        groups: int,
+        size: Sequence[int],
+        out_size: Sequence[int],
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        padding: Sequence[int],
+        x_strides: Sequence[int],
+        weight_strides: Sequence[int],
+        y_strides: Sequence[int],
+        weight_group_stride: int,
+        flipped: bool,
+        bias_stride: int,
+        residual_strides: Sequence[int] | None,
+        dtype: str,
+        bias_dtype: str | None,
+        residual_dtype: str | None,
+        activation: str,
+        keep_preact: bool,
+        block_h: int,
+        block_w: int,
+        block_n: int,
+        parts: int,
+        frozen: bool,
+        threads: int,
+    ) -> None: ...
+    def run(
+        self, x_ptr: int, weight_ptr: int, y_ptr: int, preact_ptr: int, bias_ptr: int, residual_ptr: int
+    ) -> None: ...
+    def pack(self, weight_ptr: int, packed_ptr: int) -> None: ...
+    @property
+    def packed_bytes(self) -> int: ...
     @property
     def workspace_bytes(self) -> int: ...

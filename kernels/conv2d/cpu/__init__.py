@@ -42,11 +42,26 @@ class CpuConv2d:
         Raises:
             DeviceError: the compiled module is missing, or does not take the config.
         """
+        plan = self.plan(config, problem)
+        if problem.direction == "input_gradient":
+            return _gradient_launcher(plan.run, problem)
+        # An output without elements needs no weight, and nothing to compute says nothing about how to lay it out.
+        if config.pack == "frozen" and math.prod(problem.out_shape) > 0:
+            return _launcher(plan.run, problem, _packed_address(plan, config))
+        launch = _launcher(plan.run, problem, Tensor.data_ptr)
+        return unwrapped(launch) if problem.frozen_weight else launch
+
+    def plan(self, config: CpuConfig, problem: Conv2dProblem) -> Any:
+        """The compiled module's plan of the problem, with all of its geometry checked.
+
+        Raises:
+            DeviceError: as `bind`.
+        """
         module = core()
         if module is None:
             raise DeviceError(f"conv2d: {self.absent('cpu')}")
         try:
-            plan = module.Conv2dPlan(
+            return module.Conv2dPlan(
                 isa=config.isa,
                 algorithm=config.algorithm,
                 compute=config.compute,
@@ -69,13 +84,6 @@ class CpuConv2d:
             )
         except ValueError as error:
             raise DeviceError(f"conv2d: {config} cannot run {problem.describe()}: {error}") from error
-        if problem.direction == "input_gradient":
-            return _gradient_launcher(plan.run, problem)
-        # An output without elements needs no weight, and nothing to compute says nothing about how to lay it out.
-        if config.pack == "frozen" and math.prod(problem.out_shape) > 0:
-            return _launcher(plan.run, problem, _packed_address(plan, config))
-        launch = _launcher(plan.run, problem, Tensor.data_ptr)
-        return unwrapped(launch) if problem.frozen_weight else launch
 
 
 def _geometry(problem: Conv2dProblem) -> dict[str, Any]:

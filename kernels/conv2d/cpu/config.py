@@ -41,8 +41,8 @@ class CpuConfig:
     together before they start (``shared``), or whoever froze it (``frozen``).
 
     ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
-    products of bf16 pairs, with sums in fp32. ``isa``, ``compute`` and the algorithm decide the bits of the result;
-    threads, blocks and parts do not.
+    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w`` decide the
+    bits of the result; ``block_n``, parts and threads do not.
     """
 
     algorithm: str  # one of those that were compiled: direct
