@@ -211,8 +211,7 @@ def _short(
 
 
 def _convolution(problem: Conv2dProblem, padding: list[int], with_bias: bool) -> onednn.Core:
-
-    rest = (stride, padding, dilation, False, (0, 0), problem.groups)
+    rest = (problem.stride, padding, problem.dilation, False, (0, 0), problem.groups)
     operator = torch.convolution  # what torch.conv2d calls, 0.3 µs later
 
     def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
