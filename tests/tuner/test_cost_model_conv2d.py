@@ -1,4 +1,4 @@
-"""The vendor's convolution as the cost model sees it."""
+"""Convolutions as the cost model sees them, the vendor's above all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tuner import fakes
+from tilewright.kernels import registry
 from tilewright.kernels.conv2d.aten import AtenConfig
 from tilewright.kernels.conv2d.problem import Conv2dProblem, Layout, output_size, output_strides
 from tilewright.kernels.interface import DeviceSpec
@@ -176,3 +177,14 @@ def test_groups_and_depthwise_waste_the_units() -> None:
 def test_fewer_threads_are_slower() -> None:
     one, four = (seconds(conv2d(128, 56, 128, 3, n=8, threads=threads)) for threads in (1, 4))
     assert 2 < one / four < 4.1
+
+
+def test_our_own_kernel_is_modelled() -> None:
+    """A model of its own, not the guess for backends that have none: that one knows no tiles."""
+    problem, backend = conv2d(128, 56, 128, 3, n=8), registry.backend("conv2d", "cpu")
+    configs = [config for config in backend.configs(problem, CPU) if config.algorithm == "direct"]
+    if not configs:
+        pytest.skip("the compiled core is not built")
+    times = [expected_seconds("conv2d", "cpu", config, problem, CPU) for config in configs]
+    assert len(set(times)) > 1
+    assert min(times) > problem.flops() / CPU.peak_fp32

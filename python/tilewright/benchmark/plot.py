@@ -22,6 +22,8 @@ COLOURS = {
     OURS: _RED,
     PACKED: "#B2182B",
     PACKED_TF32: "#E6A0C4",
+    f"{OURS} nchw": "#8C510A",
+    f"{OURS} channels_last": "#8C510A",
     f"{OURS} cpu": "#E69F00",
     f"{OURS} triton": "#009E73",
     f"{OURS} cuda": "#F0E442",

@@ -54,6 +54,7 @@ _MODELS: dict[tuple[str, str, str], Model] = {
     ("matmul", "aten", "cpu"): matmul.cpu_vendor,
     ("matmul", "triton", "cuda"): matmul.triton,
     ("matmul", "aten", "cuda"): matmul.gpu_vendor,
+    ("conv2d", "cpu", "cpu"): conv2d.cpu,
     ("conv2d", "aten", "cpu"): conv2d.cpu_vendor,
     ("conv2d", "aten", "cuda"): conv2d.gpu_vendor,
 }

@@ -1,4 +1,4 @@
-"""How long a convolution, or one of its gradients, should take by the vendor's code."""
+"""How long a convolution, or one of its gradients, should take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tilewright.kernels.conv2d.cpu import cost as cpu_cost
 from tilewright.kernels.conv2d.problem import Conv2dProblem, output_strides
 from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.interface import DeviceSpec
@@ -25,6 +26,11 @@ from tilewright.tuner.costs.shared import (
     is_amd,
     mkl_peak,
 )
+
+
+def cpu(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> float:
+    return cpu_cost.expected_seconds(config, problem, device)
+
 
 # oneDNN on CPUs, measured with torch 2.13 on AMD Zen 5 (AVX-512 with BF16), one thread. Convolutions in channels_last
 # on a prepacked weight reach 0.84 to 0.97 of the peak where images are not tiny.
