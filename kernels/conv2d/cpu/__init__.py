@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from tilewright.errors import DeviceError
+from tilewright.kernels.conv2d.cpu import geometry
 from tilewright.kernels.conv2d.cpu.blocking import configs
 from tilewright.kernels.conv2d.cpu.config import CpuConfig, rejection
+from tilewright.kernels.conv2d.cpu.geometry import Part
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.cpu import absent, core, launch_threads
 from tilewright.kernels.dtypes import DTYPE_NAMES
@@ -42,17 +44,18 @@ class CpuConv2d:
         Raises:
             DeviceError: the compiled module is missing, or does not take the config.
         """
-        plan = self.plan(config, problem)
         if problem.direction == "input_gradient":
-            return _gradient_launcher(plan.run, problem)
+            parts = [(self.plan(config, problem, part), part) for part in geometry.input_gradient(problem)]
+            return _gradient_launcher(parts, problem)
+        plan = self.plan(config, problem, geometry.forward(problem))
         # An output without elements needs no weight, and nothing to compute says nothing about how to lay it out.
         if config.pack == "frozen" and math.prod(problem.out_shape) > 0:
             return _launcher(plan.run, problem, _packed_address(plan, config))
         launch = _launcher(plan.run, problem, Tensor.data_ptr)
         return unwrapped(launch) if problem.frozen_weight else launch
 
-    def plan(self, config: CpuConfig, problem: Conv2dProblem) -> Any:
-        """The compiled module's plan of the problem, with all of its geometry checked.
+    def plan(self, config: CpuConfig, problem: Conv2dProblem, part: Part) -> Any:
+        """The compiled module's plan of one launch, with all of its geometry checked.
 
         Raises:
             DeviceError: as `bind`.
@@ -80,56 +83,10 @@ class CpuConv2d:
                 parts=config.parts,
                 frozen=config.pack == "frozen",
                 threads=launch_threads(problem),
-                **_geometry(problem),
+                **part.fields,
             )
         except ValueError as error:
             raise DeviceError(f"conv2d: {config} cannot run {problem.describe()}: {error}") from error
-
-
-def _geometry(problem: Conv2dProblem) -> dict[str, Any]:
-    """What the compiled kernels call x, w and y.
-
-    An input gradient with stride 1 is itself a convolution, of dy with the flipped kernel, whose channels have changed
-    places: ``dx[c, i] = sum over k, t of dy[k, i + top - t·dilation] · w[k, c, t]``, and with ``t = R-1-r`` the
-    window begins ``(R-1)·dilation - top`` before i.
-    """
-    groups = problem.groups
-    top, _, left, _ = problem.padding
-    k_stride, c_stride, *window = problem.weight_strides
-    if problem.direction == "forward":
-        return {
-            "in_channels": problem.in_channels,
-            "out_channels": problem.out_channels,
-            "size": problem.size,
-            "out_size": problem.out_size,
-            "kernel": problem.kernel,
-            "stride": problem.stride,
-            "dilation": problem.dilation,
-            "padding": (top, left),
-            "x_strides": problem.x_strides,
-            "weight_strides": problem.weight_strides,
-            "weight_group_stride": problem.out_channels // groups * k_stride,
-            "flipped": False,
-            "y_strides": problem.y_strides,
-        }
-    return {
-        "in_channels": problem.out_channels,
-        "out_channels": problem.in_channels,
-        "size": problem.out_size,
-        "out_size": problem.size,
-        "kernel": problem.kernel,
-        "stride": (1, 1),
-        "dilation": problem.dilation,
-        "padding": tuple(
-            (size - 1) * dilation - before
-            for size, dilation, before in zip(problem.kernel, problem.dilation, (top, left), strict=True)
-        ),
-        "x_strides": problem.y_strides,
-        "weight_strides": (c_stride, k_stride, *window),
-        "weight_group_stride": problem.out_channels // groups * k_stride,
-        "flipped": True,
-        "y_strides": problem.x_strides,
-    }
 
 
 def _name(dtype: torch.dtype | None) -> str | None:
@@ -191,12 +148,20 @@ def _launcher(run: Launch, problem: Conv2dProblem, address_weight: Callable[[Any
     return biased if has_bias else plain
 
 
-def _gradient_launcher(run: Launch, problem: Conv2dProblem) -> Launch:
-    shape, strides, dtype = problem.out_shape, problem.out_strides, problem.dtype
+def _gradient_launcher(parts: list[tuple[Any, Part]], problem: Conv2dProblem) -> Launch:
+    shape, strides, dtype, itemsize = (
+        problem.out_shape,
+        problem.out_strides,
+        problem.dtype,
+        problem.dtype.itemsize,
+    )
+    runs = [(plan.run, part.weight_offset * itemsize, part.y_offset * itemsize) for plan, part in parts]
+    empty = torch.zeros if geometry.has_gaps(problem) else torch.empty
 
     def launch(grad: Tensor, weight: Tensor) -> Tensor:
-        dx = torch.empty_strided(shape, strides, dtype=dtype)
-        run(grad.data_ptr(), weight.data_ptr(), dx.data_ptr(), 0, 0, 0)
+        dx = empty(math.prod(shape), dtype=dtype).as_strided(shape, strides)
+        for run, weight_offset, y_offset in runs:
+            run(grad.data_ptr(), weight.data_ptr() + weight_offset, dx.data_ptr() + y_offset, 0, 0, 0)
         return dx
 
     return launch

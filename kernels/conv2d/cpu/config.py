@@ -41,8 +41,8 @@ class CpuConfig:
     together before they start (``shared``), or whoever froze it (``frozen``).
 
     ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
-    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w`` decide the
-    bits of the result; ``block_n``, parts and threads do not.
+    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w``
+    decide the bits of the result; ``block_n``, parts and threads do not.
     """
 
     algorithm: str  # one of those that were compiled: direct
@@ -90,8 +90,6 @@ def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | 
         return "the weight may change between calls, so a packed copy could go stale; pack that of a frozen module"
     if problem.direction == "weight_gradient":
         return "computes forward and input_gradient"
-    if problem.direction == "input_gradient" and problem.stride != (1, 1):
-        return f"computes input_gradient for stride 1 only; it is {problem.stride[0]}x{problem.stride[1]}"
     if math.prod(problem.kernel) > _MAX_POSITIONS:
         return (
             f"direct takes kernels of at most {_MAX_POSITIONS} positions; it has {math.prod(problem.kernel)}"
@@ -108,7 +106,9 @@ def slab_bytes(problem: Conv2dProblem, block_h: int, block_w: int, compute: str)
     units = -(-channels // (2 if compute == "bf16" else 1)) + 16
     inner = problem.x_strides if problem.direction == "forward" else problem.y_strides
     (height, width), (kernel_h, kernel_w) = conv_out_size(problem), problem.kernel
-    (stride_h, stride_w), (dilation_h, dilation_w) = problem.stride, problem.dilation
+    # Phases of an input gradient have stride 1, and a part of the kernel no farther apart.
+    stride_h, stride_w = problem.stride if problem.direction == "forward" else (1, 1)
+    dilation_h, dilation_w = problem.dilation
     picks_columns = kernel_w == 1 and not (inner[3] == 1 and inner[1] != 1 and stride_w <= 4)
     rows = (
         (min(block_h, max(height, 1)) - 1) * (1 if kernel_h == 1 else stride_h)

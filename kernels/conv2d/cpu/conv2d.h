@@ -22,7 +22,7 @@ struct Conv2dGeometry {
   int64_t x_n, x_c, x_h, x_w;
   int64_t weight_g, weight_k, weight_c, weight_r, weight_s;  // the last two are negative in a flipped kernel
   int64_t weight_origin;                                     // of the first position of the window
-  int64_t y_n, y_k, y_h, y_w;                                // y_k or y_w is 1
+  int64_t y_n, y_k, y_h, y_w;                                // y_k or y_w is 1, or nothing but y is stored
   int64_t residual_n, residual_k, residual_h, residual_w;
   Dtype dtype;  // of x, w and y
   Activation activation;

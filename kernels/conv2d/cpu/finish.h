@@ -40,6 +40,12 @@ inline Epilogue epilogue_at(const Conv2dGeometry& g, const Conv2dPointers& p, co
   return e;
 }
 
+// Elements that lie `stride` apart.
+template <class T>
+void spread(void* to, const void* from, int64_t stride, int count) {
+  for (int i = 0; i < count; ++i) static_cast<T*>(to)[i * stride] = static_cast<const T*>(from)[i];
+}
+
 // Finishes z[pixel][ldz] for the pixels of a strip and `channels` channels, by way of a transposed copy where
 // y is contiguous along the image's rows. Whole vectors of z are read: ldz is a multiple of kLanes and at
 // least `channels`.
@@ -67,7 +73,26 @@ inline void finish_strip(float* z, int64_t ldz, const Conv2dGeometry& g, const C
       transpose(rows);
       alignas(64) float turned[kLanes * kLanes];
       TW_UNROLL for (int lane = 0; lane < kLanes; ++lane) store(turned + lane * kLanes, rows[lane]);
-      finish_tile(turned, kLanes, static_cast<int>(min(kLanes, channels - c)), pixels, advance(e, c, i));
+      const int lines = static_cast<int>(min(kLanes, channels - c));
+      if (g.y_w == 1) {
+        finish_tile(turned, kLanes, lines, pixels, advance(e, c, i));
+        continue;
+      }
+      // Neither way contiguous, as in the gradient of a strided convolution.
+      alignas(64) char dense[kLanes * kLanes * 4];
+      Epilogue apart = advance(e, c, i);
+      apart.out = dense;
+      apart.out_row = kLanes;
+      finish_tile(turned, kLanes, lines, pixels, apart);
+      for (int row = 0; row < lines; ++row) {
+        void* to = advance(e.out, (c + row) * g.y_k + i * g.y_w, g.dtype);
+        const void* from = dense + row * kLanes * size_of(g.dtype);
+        if (g.dtype == Dtype::f32) {
+          spread<float>(to, from, g.y_w, pixels);
+        } else {
+          spread<uint16_t>(to, from, g.y_w, pixels);
+        }
+      }
     }
   }
 }

@@ -50,7 +50,8 @@ Conv2dPlan::Conv2dPlan(const Conv2dRequest& r) {
   check_extent({r.groups}, {r.weight_group_stride}, "weight_group_stride");
   check_walk(r.out_size, r.batch, r.out_channels, r.y_strides, "y_strides");
   check_extent({r.out_channels}, {r.bias_stride}, "bias_stride");
-  require(r.y_strides[1] == 1 || r.y_strides[3] == 1, "y_strides must be 1 along channels or rows");
+  require(r.y_strides[1] == 1 || r.y_strides[3] == 1 || !r.keep_preact,
+          "keep_preact needs y_strides of 1 along channels or rows");
   require(r.residual_strides.has_value() == r.residual_dtype.has_value(),
           "residual_strides and residual_dtype go together");
 
