@@ -79,6 +79,26 @@ def test_bench_fails_on_a_wrong_result(invoke: Invoke, monkeypatch: pytest.Monke
     assert "wrong result: tilewright on given 2×6×9×8" in result.stdout
 
 
+def test_bench_tunes_all_that_it_times(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tilewright.cli import problems
+
+    monkeypatch.setattr(problems, "admits_more", lambda folder, loose, strict: True)
+    out = tmp_path / "r.json"
+    result = invoke("bench", "conv2d", *SMALL, *FAST, "--tune", "--tune-budget-s", 0.05, "--json", out)
+    assert result.exit_code == 0, result.output
+    (shape,) = json.loads(out.read_text())["shapes"]
+    details = {entry["contender"]: entry["detail"] for entry in shape["entries"]}
+    for contender in ("tilewright", "tilewright nchw", "tilewright packed"):
+        assert details[contender].endswith("[store]")
+    with tilewright.options(precision="tf32"), torch.no_grad():
+        layer = tilewright.nn.Conv2d(6, 10, 3, padding=1, activation="relu").eval()
+        layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.randn(2, 6, 9, 8).contiguous(memory_format=torch.channels_last)
+        assert tilewright.explain(layer, x).choice.source == "store"
+
+
 def test_tune_then_explain(invoke: Invoke, own_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "tuned.json"
     result = invoke(

@@ -113,17 +113,22 @@ def _add_packed_tf32(operands: Operands[Any], found: Lineup) -> None:
     folder, strict = operands.problem()
     with scope():
         loose = operands.problem()[1]
+    if admits_more(folder, loose, strict):
+        _add_packed(operands, found, PACKED_TF32, scope)
+        found.precisions[PACKED_TF32] = "tf32"
+
+
+def admits_more(folder: str, loose: Any, strict: Any) -> bool:
+    """Whether some backend that is here has a config for one problem that it has not for the other."""
     if loose == strict:
-        return
+        return False
     spec = dispatch.device_of(strict)
-    for name in registry.backends(folder):
-        backend = registry.backend(folder, name)
-        if backend.absent(spec.kind) is None and _runnable(backend, loose, spec) - _runnable(
-            backend, strict, spec
-        ):
-            _add_packed(operands, found, PACKED_TF32, scope)
-            found.precisions[PACKED_TF32] = "tf32"
-            return
+    present = (registry.backend(folder, name) for name in registry.backends(folder))
+    return any(
+        _runnable(backend, loose, spec) - _runnable(backend, strict, spec)
+        for backend in present
+        if backend.absent(spec.kind) is None
+    )
 
 
 def _runnable(backend: Any, problem: Any, spec: Any) -> set[Any]:

@@ -44,6 +44,9 @@ class Suite(Generic[S]):
     summed: tuple[str, ...]
     """The contenders of ours that are summed up over a list."""
 
+    layouts: Callable[[Settings], tuple[str, ...]]
+    """The layouts that ours is timed in, that of the settings first."""
+
 
 def suite(operation: str) -> Suite[Any]:
     """The benchmark of an operation: ``<operation>/suite.py``."""

@@ -20,7 +20,7 @@ from tilewright.benchmark.run import run
 from tilewright.benchmark.settings import DIRECTIONS, Settings
 from tilewright.benchmark.shapes import Shape
 from tilewright.cli import arguments
-from tilewright.cli.problems import problems_of
+from tilewright.cli.problems import timed_problems
 from tilewright.errors import ArgumentError
 from tilewright.explain import format_seconds
 
@@ -166,8 +166,7 @@ def _bench(listed: Sequence[Shape], settings: Settings, tune_s: float | None, fi
 
 def _tune(listed: Sequence[Shape], settings: Settings, budget_s: float) -> None:
     with arguments.threads(settings.threads):
-        problems = problems_of(listed, settings, frozen=settings.device == "cpu")
-        found = tuner.tune_problems(problems, budget_s=budget_s)
+        found = tuner.tune_problems(timed_problems(listed, settings), budget_s=budget_s)
     dispatch.forget()
     if found.interrupted:
         raise typer.Exit(130)

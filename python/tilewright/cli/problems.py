@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tilewright import settings as options
+from tilewright.benchmark.contenders import admits_more
 from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape
 from tilewright.benchmark.suite import suite
@@ -33,6 +34,24 @@ def problems_of(
         found[problem_of(shape, settings)] = None
         if frozen and settings.direction == "forward":
             found[problem_of(shape, settings, frozen=True)] = None
+    return found
+
+
+def timed_problems(shapes: Iterable[Shape], settings: Settings) -> dict[tuple[str, Any], None]:
+    """All that ``bench`` runs of ours: each layout, packed layers, and these where tf32 admits more."""
+    found: dict[tuple[str, Any], None] = {}
+    on_cpu = torch.device(settings.device).type == "cpu"
+    for shape in shapes:
+        for layout in suite(settings.operation).layouts(settings):
+            found[problem_of(shape, replace(settings, layout=layout))] = None
+        if not on_cpu or settings.direction != "forward":
+            continue
+        folder, strict = problem_of(shape, settings, frozen=True)
+        found[folder, strict] = None
+        if settings.precision == "ieee":
+            loose = problem_of(shape, replace(settings, precision="tf32"), frozen=True)
+            if admits_more(folder, loose[1], strict):
+                found[loose] = None
     return found
 
 

@@ -39,7 +39,7 @@ Padding = Pair | Literal["same"]
 class Conv2dShape:
     """One problem of a list. `name` says which layer it is."""
 
-    spelling: ClassVar[str] = "N×C×H×W → K RxS stride padding dilation groups"
+    spelling: ClassVar[str] = "N×C×H×W → K"
 
     name: str
     n: int

@@ -17,4 +17,5 @@ SUITE: Suite[Conv2dShape] = Suite(
     eager=lambda settings: tuple(EAGER.values()),
     baseline=lambda settings: "torch's better format",
     summed=(OURS, *(f"{OURS} {layout}" for layout in LAYOUTS), PACKED, PACKED_TF32),
+    layouts=lambda settings: (settings.layout, *(each for each in LAYOUTS if each != settings.layout)),
 )

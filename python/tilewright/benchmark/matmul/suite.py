@@ -17,4 +17,5 @@ SUITE: Suite[MatmulShape] = Suite(
     eager=lambda settings: (EAGER[settings.layout],),
     baseline=lambda settings: EAGER[settings.layout],
     summed=(OURS, PACKED),
+    layouts=lambda settings: (settings.layout,),
 )
