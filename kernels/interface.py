@@ -98,9 +98,9 @@ def absence(backend: Backend, device: DeviceSpec) -> Absence | None:
 Launch = Callable[..., Any]
 """A bound kernel. Takes the operation's tensors positionally, allocates and returns the output(s).
 
-Where the problem says that an operand is frozen (``MatmulProblem.frozen_b``), a launch gets a
-``frozen.FrozenOperand`` in its place and may keep packed forms there. It keeps nothing of any operand itself: one
-launch serves every layer that poses its problem, from several threads at once.
+Where the problem says that an operand is frozen (``MatmulProblem.frozen_b``, ``Conv2dProblem.frozen_weight``), a
+launch gets a ``frozen.FrozenOperand`` in its place and may keep packed forms there. It keeps nothing of any operand
+itself: one launch serves every layer that poses its problem, from several threads at once.
 """
 
 

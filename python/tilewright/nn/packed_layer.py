@@ -90,9 +90,27 @@ class PackedLayer(torch.nn.Module):
     # --- the call --------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self._infers(x, residual):
-            return self._infer(x, residual)
-        # Read as anybody reads it, with a note: whoever sees the call, or computes gradients, may keep it.
+        """The operation on x and the layer's parameters; `residual` is added before the activation."""
+        if not self._infers(x, residual):
+            return self._operate(x, residual)
+        found = self._frozen(x)
+        if found is None:
+            # Read without a note, where it can be: nothing gets to keep the weight here.
+            quiet: Tensor | None = weight_of(self)
+            weight = self.weight if quiet is None else quiet
+            y: Tensor = self._run(self.operation, x, weight, self.bias, residual)
+            return y
+        frozen, bias, bias_key, autocast = found
+        if autocast:
+            x = x.to(frozen.weight.dtype)
+        if profiler._is_profiler_enabled:
+            with profiler.record_function(f"tilewright::frozen_{self.operation.__name__}"):
+                return self._run_frozen(x, frozen, bias, bias_key, residual)
+        return self._run_frozen(x, frozen, bias, bias_key, residual)
+
+    def _operate(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The operation, for whoever sees the call, or computes gradients."""
+        # Read as anybody reads it, with a note: they may keep the weight.
         weight, bias = self.weight, self.bias
         operands: tuple[Any, Any] = (x, residual)
         for operand in operands:
@@ -120,23 +138,6 @@ class PackedLayer(torch.nn.Module):
 
     def _wants_gradient(self, x: Tensor, residual: Tensor | None) -> bool:
         return any_requires_grad(x, residual, weight_of(self), self.bias)
-
-    def _infer(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """The result, of which no gradient is wanted: by the packed weight if there is one."""
-        found = self._frozen(x)
-        if found is None:
-            # Read without a note, where it can be: nothing gets to keep the weight here.
-            quiet: Tensor | None = weight_of(self)
-            weight = self.weight if quiet is None else quiet
-            y: Tensor = self._run(self.operation, x, weight, self.bias, residual)
-            return y
-        frozen, bias, bias_key, autocast = found
-        if autocast:
-            x = x.to(frozen.weight.dtype)
-        if profiler._is_profiler_enabled:
-            with profiler.record_function(f"tilewright::frozen_{self.operation.__name__}"):
-                return self._run_frozen(x, frozen, bias, bias_key, residual)
-        return self._run_frozen(x, frozen, bias, bias_key, residual)
 
     def _frozen(self, x: Tensor) -> tuple[FrozenWeight, Tensor | None, Any, bool] | None:
         """The packed weight in the dtype that x is multiplied in, bias and bias_key, and whether autocast casts x.
