@@ -165,7 +165,7 @@ def check_geometry(operation: str, geometry: Geometry) -> None:
     stride, padding, dilation, groups = geometry
     _check_two(operation, "stride", stride, least=1)
     _check_two(operation, "dilation", dilation, least=1)
-    if len(padding) != 4 or min(padding) < 0:
+    if len(padding) != 4 or any(each < 0 for each in padding):
         raise ArgumentError(
             f"{operation}: padding is {_plain(padding)}; expected integers of at least 0 (top, bottom, left, right); "
             "crop x with slices instead of negative padding"
@@ -177,7 +177,8 @@ def check_geometry(operation: str, geometry: Geometry) -> None:
 
 
 def _check_two(operation: str, name: str, value: Sequence[int], least: int) -> None:
-    if len(value) != 2 or min(value) < least:
+    # Each by itself: min() would compare them with one another, on which a trace would be specialized.
+    if len(value) != 2 or any(each < least for each in value):
         raise ArgumentError(
             f"{operation}: {name} is {_plain(value)}; expected two integers of at least {least} (height, width); "
             f"correct {name}"
