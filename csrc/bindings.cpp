@@ -246,7 +246,7 @@ PYBIND11_MODULE(_C, module) {
                        int64_t bias_stride, std::optional<Strides> residual_strides, std::string dtype,
                        std::optional<std::string> bias_dtype, std::optional<std::string> residual_dtype,
                        std::string activation, bool keep_preact, int64_t block_h, int64_t block_w,
-                       int64_t block_n, int64_t parts, bool frozen, int threads) {
+                       int64_t block_n, int64_t block_c, int64_t parts, bool frozen, int threads) {
              return Conv2dPlan({isa,
                                 algorithm,
                                 compute,
@@ -275,6 +275,7 @@ PYBIND11_MODULE(_C, module) {
                                 block_h,
                                 block_w,
                                 block_n,
+                                block_c,
                                 parts,
                                 frozen,
                                 threads});
@@ -283,8 +284,8 @@ PYBIND11_MODULE(_C, module) {
            "groups"_a, "size"_a, "out_size"_a, "kernel"_a, "stride"_a, "dilation"_a, "padding"_a,
            "x_strides"_a, "weight_strides"_a, "y_strides"_a, "weight_group_stride"_a, "flipped"_a,
            "bias_stride"_a, "residual_strides"_a, "dtype"_a, "bias_dtype"_a, "residual_dtype"_a,
-           "activation"_a, "keep_preact"_a, "block_h"_a, "block_w"_a, "block_n"_a, "parts"_a, "frozen"_a,
-           "threads"_a)
+           "activation"_a, "keep_preact"_a, "block_h"_a, "block_w"_a, "block_n"_a, "block_c"_a, "parts"_a,
+           "frozen"_a, "threads"_a)
       .def("run", run_conv2d, "x_ptr"_a, "weight_ptr"_a, "y_ptr"_a, "preact_ptr"_a, "bias_ptr"_a,
            "residual_ptr"_a,
            "Computes into y (and preact). Addresses are integers, 0 where there is no such operand. Releases "

@@ -10,9 +10,10 @@ namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 extern const MatmulKernel kGemm[];
 extern const MatmulKernel kGemv[];
 extern const Conv2dKernel kDirect[];
+extern const Conv2dKernel kWeightGradient[];
 extern const Probe kProbe;
 
 constinit const IsaKernels kKernels = {
-    TW_TEXT(TILEWRIGHT_ISA_NAMESPACE), kLanes, kGemm, kGemv, {kDirect}, &kProbe};
+    TW_TEXT(TILEWRIGHT_ISA_NAMESPACE), kLanes, kGemm, kGemv, {kDirect, kWeightGradient}, &kProbe};
 
 }  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

@@ -93,6 +93,7 @@ class Conv2dPlan:
         block_h: int,
         block_w: int,
         block_n: int,
+        block_c: int,
         parts: int,
         frozen: bool,
         threads: int,

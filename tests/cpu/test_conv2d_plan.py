@@ -47,6 +47,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "block_h": 5,
         "block_w": 5,
         "block_n": 16,
+        "block_c": 1,
         "parts": 1,
         "frozen": False,
         "threads": 1,
@@ -140,7 +141,7 @@ def test_problems_that_the_kernels_do_not_take_are_rejected() -> None:
     for changes, word in (
         ({"device": "cuda"}, "GPU"),
         ({"dtype": torch.float64}, "f64"),
-        ({"direction": "weight_gradient"}, "forward"),
+        ({"direction": "weight_gradient"}, "weight_gradient"),
         ({"kernel": (64, 64)}, "1024"),
         ({"size": (1 << 14, 1 << 14), "dilation": (1 << 12, 1 << 12)}, "scratch"),
     ):

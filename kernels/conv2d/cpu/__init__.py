@@ -48,6 +48,8 @@ class CpuConv2d:
             parts = [(self.plan(config, problem, part), part) for part in geometry.input_gradient(problem)]
             return _gradient_launcher(parts, problem)
         plan = self.plan(config, problem, geometry.forward(problem))
+        if problem.direction == "weight_gradient":
+            return _weight_gradient_launcher(plan.run, problem)
         # An output without elements needs no weight, and nothing to compute says nothing about how to lay it out.
         if config.pack == "frozen" and math.prod(problem.out_shape) > 0:
             return _launcher(plan.run, problem, _packed_address(plan, config))
@@ -80,6 +82,7 @@ class CpuConv2d:
                 block_h=config.block_h,
                 block_w=config.block_w,
                 block_n=config.block_n,
+                block_c=config.block_c,
                 parts=config.parts,
                 frozen=config.pack == "frozen",
                 threads=launch_threads(problem),
@@ -146,6 +149,23 @@ def _launcher(run: Launch, problem: Conv2dProblem, address_weight: Callable[[Any
     if keep_preact or has_residual:
         return general
     return biased if has_bias else plain
+
+
+def _weight_gradient_launcher(run: Launch, problem: Conv2dProblem) -> Launch:
+    shape, strides, dtype = problem.out_shape, problem.out_strides, problem.dtype
+    # A sum of nothing: the compiled kernels have nothing to do, and write nothing.
+    empty = torch.empty_strided if problem.batch * problem.m > 0 else _zeros_strided
+
+    def launch(grad: Tensor, x: Tensor) -> Tensor:
+        dw = empty(shape, strides, dtype=dtype)
+        run(x.data_ptr(), grad.data_ptr(), dw.data_ptr(), 0, 0, 0)
+        return dw
+
+    return launch
+
+
+def _zeros_strided(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype).zero_()
 
 
 def _gradient_launcher(parts: list[tuple[Any, Part]], problem: Conv2dProblem) -> Launch:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from tilewright.kernels.conv2d.cpu import weight_gradient
 from tilewright.kernels.conv2d.cpu.config import (
     MAX_ROWS,
     CpuConfig,
@@ -31,12 +32,19 @@ def configs(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
     """Every config worth trying that runs, best guess first."""
     ranked = sorted(
         (expected_seconds(config, problem, device), str(config), config)
-        for config in set(_direct(problem, device))
+        for config in set(_candidates(problem, device))
         if rejection(config, problem, device) is None
     )
     for seconds, _, config in ranked:
         if seconds <= _WORTH * ranked[0][0]:
             yield config
+
+
+def _candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
+    if problem.direction == "weight_gradient":
+        yield from weight_gradient.configs(problem, device)
+    else:
+        yield from _direct(problem, device)
 
 
 def computes(problem: Conv2dProblem, device: DeviceSpec, algorithm: str) -> list[str]:

@@ -40,9 +40,13 @@ class CpuConfig:
     output channels, which it computes ``block_n`` at a time. ``pack`` says who lays the weight out: all threads
     together before they start (``shared``), or whoever froze it (``frozen``).
 
+    ``weight_gradient``: a task owns ``block_n`` output and ``block_c`` input channels of dw and passes over the pixels,
+    ``block_h`` rows of output images at a time; ``parts`` is how many shares of the pixels are summed by themselves.
+    It has no use for ``block_w``, nor the other algorithms for ``block_c``.
+
     ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
     products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w``
-    decide the bits of the result; ``block_n``, parts and threads do not.
+    decide the bits of the result (of dw, ``parts`` too); ``block_n`` and threads do not.
     """
 
     algorithm: str  # one of those that were compiled: direct
@@ -53,8 +57,12 @@ class CpuConfig:
     parts: int = 1
     compute: str = "f32"  # one of COMPUTE
     pack: str = "shared"  # one of PACK
+    block_c: int = 1
 
     def __str__(self) -> str:
+        if self.algorithm == "weight_gradient":
+            blocks = f"{self.block_h}x{self.block_n}x{self.block_c}"
+            return f"{self.algorithm} {self.isa} {blocks} {self.compute} p{self.parts}"
         blocks = f"{self.block_h}x{self.block_w}x{self.block_n}"
         return f"{self.algorithm} {self.isa} {blocks} {self.compute} {self.pack} p{self.parts}"
 
@@ -74,7 +82,7 @@ def instances() -> frozenset[tuple[str, str, str]]:
 
 def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | None:
     """None if the config computes the problem on the device, else a sentence that says why not."""
-    bad = bad_fields(config, CpuConfig, ("block_h", "block_w", "block_n")) or bad_problem(problem)
+    bad = bad_fields(config, CpuConfig, ("block_h", "block_w", "block_n", "block_c")) or bad_problem(problem)
     if bad is not None:
         return bad
     if config.compute not in COMPUTE or config.pack not in PACK:
@@ -88,9 +96,9 @@ def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | 
         return f"{config.algorithm!r:.40} computing in {config.compute} was not compiled for {config.isa}"
     if config.pack == "frozen" and not problem.frozen_weight:
         return "the weight may change between calls, so a packed copy could go stale; pack that of a frozen module"
-    if problem.direction == "weight_gradient":
-        return "computes forward and input_gradient"
-    if math.prod(problem.kernel) > _MAX_POSITIONS:
+    if (config.algorithm == "weight_gradient") != (problem.direction == "weight_gradient"):
+        return f"{config.algorithm} does not compute {problem.direction}"
+    if config.algorithm != "weight_gradient" and math.prod(problem.kernel) > _MAX_POSITIONS:
         return (
             f"direct takes kernels of at most {_MAX_POSITIONS} positions; it has {math.prod(problem.kernel)}"
         )
@@ -125,6 +133,10 @@ def slab_bytes(problem: Conv2dProblem, block_h: int, block_w: int, compute: str)
 
 def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
     """An upper bound of the scratch memory of a launch."""
+    if config.algorithm == "weight_gradient":
+        from tilewright.kernels.conv2d.cpu import weight_gradient
+
+        return weight_gradient.workspace_bytes(config, problem)
     own = slab_bytes(problem, config.block_h, config.block_w, config.compute) + _SUMS
     packed = 0
     if config.pack == "shared":

@@ -12,6 +12,9 @@ namespace tilewright {
 // y[n, k, oy, ox] = act(sum over c, r, s of x[n, c, iy, ix] · w[k, c, r, s] + bias[k] + residual[n, k, oy,
 // ox]) with iy = oy·stride_h - top + r·dilation_h, ix alike, and x zero outside of the image. Output channel
 // k of group g sees that group's input channels.
+//
+// weight_gradient has the geometry of the convolution whose weight's gradient it computes. It is given dy,
+// laid out as y, in the weight's place, and writes dw, laid out as the weight, in y's.
 struct Conv2dGeometry {
   int64_t batch, groups;
   int64_t in_channels, out_channels;  // of one group
@@ -30,7 +33,7 @@ struct Conv2dGeometry {
   int64_t bias_stride;
   Dtype bias_dtype, residual_dtype;
   // The config; see CpuConfig in config.py.
-  int64_t block_h, block_w, block_n;
+  int64_t block_h, block_w, block_n, block_c;
   int64_t parts;
   bool frozen;  // the weight comes packed
   int threads;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from tilewright.kernels.conv2d.cpu import weight_gradient
 from tilewright.kernels.conv2d.cpu.config import (
     MAX_ROWS,
     CpuConfig,
@@ -33,6 +34,8 @@ _HIDDEN = 0.5  # of the shorter of computing and reading
 
 def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSpec) -> float:
     """The predicted time of one call."""
+    if config.algorithm == "weight_gradient":
+        return weight_gradient.expected_seconds(config, problem, device)
     threads = min(launch_threads(problem), device.units)
     lanes = LANES[config.isa]
     panel = PANEL_VECTORS * lanes
@@ -54,6 +57,10 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
     runs = _ceil(block_w, MAX_ROWS[config.isa] // 2)
     run = _ceil(block_w, runs)
     tiles = _ceil(block_h * runs, 2) * part_panels
+    # The phases of an input gradient share the window's positions out between them.
+    positions = (
+        positions if problem.direction == "forward" else max(1, positions // math.prod(problem.stride))
+    )
     steps = positions * _ceil(channels, depth)
     vectors = _ceil(min(outputs, panel), lanes)
     widening = vectors if problem.dtype.itemsize == 2 and depth == 1 else 0

@@ -21,6 +21,7 @@
 // change the order in which anything is summed.
 #include "conv2d/cpu/finish.h"
 #include "conv2d/cpu/pack_weight.h"
+#include "conv2d/cpu/slab.h"
 #include "conv2d/cpu/tile.h"
 #include "cpu/arithmetic.h"
 #include "cpu/threads.h"
@@ -41,56 +42,32 @@ struct Layout {
   static constexpr int64_t kBUnit = sizeof(typename Step::BUnit);
 
   int64_t block_h, block_w, blocks_h, blocks_w;
+  Slab slab;
   int64_t channel_steps;  // of one pixel
-  // A kernel of one row (or column) needs but the rows (columns) that outputs are made of: the slab skips the
-  // others.
-  int64_t step_h, step_w;          // rows and columns of x from one of the slab to the next
-  int64_t stride_h, stride_w;      // rows and columns of the slab from one output pixel to the next
-  int64_t slab_w;                  // pixels of a row
-  int64_t pixel_units, row_units;  // of the slab
-  bool whole_rows;                 // a row of the window is one segment
+  bool whole_rows;        // a row of the window is one segment
   int64_t segment_count, segment_steps;
   int64_t panels, group_panels;  // of one group's output channels; of block_n
   int64_t panel_units;
   int64_t slab_bytes, packed_bytes, sums_bytes;
   int64_t tasks;
 
-  explicit Layout(const Conv2dGeometry& g) {
-    block_h = min(g.block_h, g.out_height);
-    block_w = min(g.block_w, g.out_width);
+  explicit Layout(const Conv2dGeometry& g)
+      : block_h(min(g.block_h, g.out_height)),
+        block_w(min(g.block_w, g.out_width)),
+        slab(g, block_w, g.in_channels, Step::kDepth, kAUnit) {
     blocks_h = ceil_div(g.out_height, block_h);
     blocks_w = ceil_div(g.out_width, block_w);
-    step_h = g.kernel_h == 1 ? g.stride_h : 1;
-    // Columns that lie side by side are read in vectors, and cost less to take along than to pick out.
-    const bool picks_columns = g.kernel_w == 1 && !(g.x_w == 1 && g.x_c != 1 && g.stride_w <= 4);
-    step_w = picks_columns ? g.stride_w : 1;
-    stride_h = g.kernel_h == 1 ? 1 : g.stride_h;
-    stride_w = picks_columns ? 1 : g.stride_w;
-    slab_w = covered_w(g, block_w);
     channel_steps = ceil_div(g.in_channels, Step::kDepth);
-    pixel_units = channel_steps;
-    // The pixels of a tile would otherwise fall into the same few sets of L1.
-    if (pixel_units * stride_w * kAUnit % 512 == 0) pixel_units += kLine / kAUnit;
-    row_units = slab_w * pixel_units;
-    whole_rows = g.kernel_w == 1 || (g.dilation_w == 1 && pixel_units == channel_steps);
+    whole_rows = g.kernel_w == 1 || (g.dilation_w == 1 && slab.even);
     segment_count = whole_rows ? g.kernel_h : g.kernel_h * g.kernel_w;
     segment_steps = whole_rows ? g.kernel_w * channel_steps : channel_steps;
     panels = ceil_div(g.out_channels, kPanel);
     group_panels = max(1, min(g.block_n / kPanel, panels));
     panel_units = g.kernel_h * g.kernel_w * channel_steps * kPanel;
-    slab_bytes = round_up(covered_h(g, block_h) * row_units * kAUnit, kLine) + kApart;
+    slab_bytes = round_up(slab.covered_h(block_h) * slab.row_units * kAUnit, kLine) + kApart;
     packed_bytes = g.groups * panels * panel_units * kBUnit;
     sums_bytes = (g.y_k == 1 ? kMaxRows : kMaxChunk * kMaxRun) * kPanel * 4 + kApart;
     tasks = g.batch * g.groups * blocks_h * blocks_w * g.parts;
-  }
-
-  // Rows and columns of the slab that so many output pixels cover.
-  int64_t covered_h(const Conv2dGeometry& g, int64_t rows) const {
-    return (rows - 1) * stride_h + (g.kernel_h - 1) * g.dilation_h + 1;
-  }
-
-  int64_t covered_w(const Conv2dGeometry& g, int64_t cols) const {
-    return (cols - 1) * stride_w + (g.kernel_w - 1) * g.dilation_w + 1;
   }
 
   int64_t shared_bytes(const Conv2dGeometry& g) const {
@@ -105,10 +82,10 @@ struct Layout {
 template <class Math>
 void write_segments(int64_t* segments, const Conv2dGeometry& g, const Layout<Math>& layout) {
   for (int64_t r = 0; r < g.kernel_h; ++r) {
-    const int64_t row = r * g.dilation_h * layout.row_units;
+    const int64_t row = r * g.dilation_h * layout.slab.row_units;
     const int64_t segments_of_row = layout.segment_count / g.kernel_h;
     for (int64_t s = 0; s < segments_of_row; ++s) {
-      *segments++ = (row + s * g.dilation_w * layout.pixel_units) * Layout<Math>::kAUnit;
+      *segments++ = (row + s * g.dilation_w * layout.slab.pixel_units) * Layout<Math>::kAUnit;
     }
   }
 }
@@ -184,7 +161,7 @@ struct Worker {
   void run(int64_t task, int64_t next) {
     const Block block(g, layout, task / g.parts);
     if (held != task / g.parts) {
-      fill_slab(block);
+      layout.slab.fill(slab, image_of(block), g, block.y0, block.x0, block.rows, block.cols);
       held = task / g.parts;
     }
     const int64_t part = task % g.parts;
@@ -203,36 +180,6 @@ struct Worker {
   }
 
  private:
-  // The part of x that the windows of the block's pixels cover.
-  void fill_slab(const Block& block) {
-    const int64_t slab_h = layout.covered_h(g, block.rows), slab_w = layout.covered_w(g, block.cols);
-    const T* x = image_of(block);
-    const int64_t first = block.x0 * g.stride_w - g.left;
-    // Columns of the slab that lie within x.
-    const int64_t begin = min(slab_w, first >= 0 ? 0 : ceil_div(-first, layout.step_w));
-    const int64_t inside = g.width - first;
-    const int64_t end = max(begin, min(slab_w, inside <= 0 ? 0 : ceil_div(inside, layout.step_w)));
-    // Rows that follow each other on both sides, without a border between them, are one.
-    const int64_t y_begin = block.y0 * g.stride_h - g.top;
-    if (begin == 0 && end == slab_w && layout.step_h == 1 && g.x_h == slab_w * layout.step_w * g.x_w &&
-        layout.row_units == slab_w * layout.pixel_units && y_begin >= 0 && y_begin + slab_h <= g.height) {
-      copy(slab, x + y_begin * g.x_h + first * g.x_w, slab_h * slab_w);
-      return;
-    }
-    for (int64_t row = 0; row < slab_h; ++row) {
-      const int64_t iy = block.y0 * g.stride_h - g.top + row * layout.step_h;
-      AUnit* to = slab + row * layout.row_units;
-      if (iy < 0 || iy >= g.height) {
-        clear(to, slab_w);
-        continue;
-      }
-      clear(to, begin);
-      const T* from = x + iy * g.x_h + (first + begin * layout.step_w) * g.x_w;
-      copy(to + begin * layout.pixel_units, from, end - begin);
-      clear(to + end * layout.pixel_units, slab_w - end);
-    }
-  }
-
   const T* image_of(const Block& block) const {
     return static_cast<const T*>(p.x) + block.image * g.x_n + block.group * g.in_channels * g.x_c;
   }
@@ -240,29 +187,13 @@ struct Worker {
   // The rows of x that a block's windows cover, where they are one piece of memory.
   Ahead rows_of(const Block& block) const {
     if (g.x_c != 1 || g.groups != 1 || g.x_w != g.in_channels || g.x_h != g.width * g.x_w ||
-        layout.step_w != 1) {
+        layout.slab.step_w != 1) {
       return {};
     }
     const int64_t begin = max(0, block.y0 * g.stride_h - g.top);
-    const int64_t end = min(g.height, begin + layout.covered_h(g, block.rows) * layout.step_h);
+    const int64_t end = min(g.height, begin + layout.slab.covered_h(block.rows) * layout.slab.step_h);
     return {reinterpret_cast<uintptr_t>(image_of(block) + begin * g.x_h),
             max(0, end - begin) * g.x_h * static_cast<int64_t>(sizeof(T)), 0, 0};
-  }
-
-  void clear(AUnit* to, int64_t pixels) const {
-    __builtin_memset(to, 0, static_cast<size_t>(pixels * layout.pixel_units) * sizeof(AUnit));
-  }
-
-  void copy(AUnit* to, const T* from, int64_t pixels) const {
-    const int64_t step = layout.step_w * g.x_w;
-    // One long row where pixels lie side by side on both sides.
-    const bool flat = g.x_c == 1 && step == g.in_channels && g.in_channels % Step::kDepth == 0 &&
-                      layout.pixel_units == layout.channel_steps;
-    if (flat) {
-      pack_rows(to, 0, from, 0, 1, 1, pixels * g.in_channels);
-    } else {
-      pack_rows(to, layout.pixel_units, from, step, g.x_c, pixels, g.in_channels);
-    }
   }
 
   // All pixels of the block, panels first … last of the output channels.
@@ -273,7 +204,7 @@ struct Worker {
     tile.segments = segments;
     tile.segment_count = layout.segment_count;
     tile.steps = layout.segment_steps;
-    tile.a_pixel = layout.stride_w * layout.pixel_units * Layout<Math>::kAUnit;
+    tile.a_pixel = layout.slab.stride_w * layout.slab.pixel_units * Layout<Math>::kAUnit;
     const int64_t all = block.rows * runs;
     const int64_t steps = layout.segment_count * layout.segment_steps;
     // Where y lies along the image's rows, its tiles are transposed: many at once, for stores of whole
@@ -288,8 +219,8 @@ struct Worker {
         const int64_t row = (chunk0 + i) / runs;
         // The last run of a row ends with it, and computes once more what the one before has, if need be.
         const int64_t col = min((chunk0 + i) % runs * run, block.cols - run);
-        a[i] = reinterpret_cast<const char*>(slab + row * layout.stride_h * layout.row_units +
-                                             col * layout.stride_w * layout.pixel_units);
+        a[i] = reinterpret_cast<const char*>(slab + row * layout.slab.stride_h * layout.slab.row_units +
+                                             col * layout.slab.stride_w * layout.slab.pixel_units);
         const Strip strip{block.image, block.y0 + row, block.x0 + col, run};
         if (i > 0 && follows(strips[merged - 1], strip)) {
           strips[merged - 1].count += run;

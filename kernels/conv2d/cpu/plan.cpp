@@ -103,12 +103,13 @@ Conv2dPlan::Conv2dPlan(const Conv2dRequest& r) {
     g.residual_dtype = dtype_of(*r.residual_dtype, "residual_dtype");
   }
 
-  for (int64_t block : {r.block_h, r.block_w, r.block_n}) {
-    require(block >= 1 && block <= kMaxBlock, "block_h, block_w and block_n must be 1 to 1048576");
+  for (int64_t block : {r.block_h, r.block_w, r.block_n, r.block_c}) {
+    require(block >= 1 && block <= kMaxBlock, "block_h, block_w, block_n and block_c must be 1 to 1048576");
   }
   g.block_h = r.block_h;
   g.block_w = r.block_w;
   g.block_n = r.block_n;
+  g.block_c = r.block_c;
   require(r.parts >= 1 && r.parts <= kMaxThreads, "parts must be 1 to 1024");
   g.parts = r.parts;
   g.frozen = r.frozen;
@@ -116,19 +117,19 @@ Conv2dPlan::Conv2dPlan(const Conv2dRequest& r) {
   g.threads = r.threads;
 
   // What a block's windows cover, and the packed weight, are sizes that kernels multiply without looking.
-  int64_t covered = checked_mul(g.in_channels + 64, 4, "a block");
-  for (int i = 0; i < 2; ++i) {
-    const size_t dim = static_cast<size_t>(i);
-    const int64_t block = i == 0 ? (g.block_h < g.out_height ? g.block_h : g.out_height)
-                                 : (g.block_w < g.out_width ? g.block_w : g.out_width);
-    int64_t extent = checked_mul(block + 16, r.stride[dim], "a block");
-    extent = checked_add(extent, checked_mul(r.kernel[dim] + 16, r.dilation[dim], "a block"), "a block");
-    covered = checked_mul(covered, extent, "a block");
-  }
+  // Rows of a block may belong to as many images.
+  const auto window = [&](size_t dim) {
+    return checked_add(r.stride[dim], checked_mul(r.kernel[dim], r.dilation[dim], "a block"), "a block") + 16;
+  };
+  const int64_t width =
+      checked_add(checked_mul(g.out_width + 16, r.stride[1], "a block"), window(1), "a block");
+  const int64_t height = checked_mul(g.block_h + 16, window(0), "a block");
+  const int64_t pixel = checked_mul(g.in_channels + g.out_channels + 64, 8, "a block");
+  checked_mul(checked_mul(width, height, "a block"), pixel, "a block");
   int64_t packed = checked_mul(checked_mul(g.kernel_h + 16, g.kernel_w + 16, "the weight"), 4, "the weight");
   packed =
       checked_mul(checked_mul(packed, g.in_channels + 64, "the weight"), g.out_channels + 64, "the weight");
-  checked_mul(packed, g.groups, "the weight");
+  checked_mul(checked_mul(packed, g.groups, "the weight"), g.parts, "the weight");
   checked_mul(checked_mul(g.batch, g.groups, "the tasks"),
               checked_mul(r.out_size[0], r.out_size[1], "the tasks"), "the tasks");
 

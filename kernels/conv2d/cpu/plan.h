@@ -27,7 +27,7 @@ struct Conv2dRequest {
   std::optional<std::string> bias_dtype, residual_dtype;
   std::string activation;
   bool keep_preact;
-  int64_t block_h, block_w, block_n;  // see CpuConfig in config.py, as for the rest
+  int64_t block_h, block_w, block_n, block_c;  // see CpuConfig in config.py, as for the rest
   int64_t parts;
   bool frozen;
   int threads;
