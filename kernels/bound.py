@@ -49,6 +49,7 @@ def bounded(
     dtype: torch.dtype,
     out_dtype: torch.dtype,
     precision: str,
+    summing: Tensor | None = None,
 ) -> Exact:
     """The exact results ``y = act(z)`` with their bounds.
 
@@ -58,11 +59,12 @@ def bounded(
         terms: the same with the magnitudes of bias and residual.
         length: how many products an element adds up.
         dtype, out_dtype: of the operands and of what is stored.
+        summing: the largest error of z before it is rounded, for an algorithm with a bound of its own.
     """
     # float64 operands are compared with a float64 sum, which errs itself.
     unit = 2.0**-52 if dtype == torch.float64 else 2.0**-24
-    summed = (4 + 2 * math.sqrt(length)) * unit * terms
-    if precision == "tf32" and dtype == torch.float32:
+    summed = (4 + 2 * math.sqrt(length)) * unit * terms if summing is None else summing
+    if precision == "tf32" and dtype == torch.float32 and summing is None:
         summed = summed + 2.0**-9 * product
     info = torch.finfo(out_dtype)
     rounding = info.eps / 2

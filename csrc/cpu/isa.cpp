@@ -11,9 +11,10 @@ extern const MatmulKernel kGemm[];
 extern const MatmulKernel kGemv[];
 extern const Conv2dKernel kDirect[];
 extern const Conv2dKernel kWeightGradient[];
+extern const Conv2dKernel kWinograd[];
 extern const Probe kProbe;
 
 constinit const IsaKernels kKernels = {
-    TW_TEXT(TILEWRIGHT_ISA_NAMESPACE), kLanes, kGemm, kGemv, {kDirect, kWeightGradient}, &kProbe};
+    TW_TEXT(TILEWRIGHT_ISA_NAMESPACE), kLanes, kGemm, kGemv, {kDirect, kWeightGradient, kWinograd}, &kProbe};
 
 }  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

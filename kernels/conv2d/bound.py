@@ -2,7 +2,8 @@
 
 It is that of ``kernels/bound.py``. A sum has ``C/groups·R·S`` terms (forward), ``K/groups·R·S`` (gradient of the input)
 or ``N·P·Q`` (gradient of the weight), and S is the convolution of the operands' magnitudes, plus those of bias and
-residual. Where the problem admits tf32, the term of tf32 also covers Winograd's transforms.
+residual. Winograd's convolution has a bound of its own, which is in ``winograd.py``: it depends on the config, and a
+verdict on such a config says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from tilewright.kernels.bound import Exact, Pair, bounded, exactly, judge
+from tilewright.kernels.conv2d import winograd
 from tilewright.kernels.conv2d.aten import AtenConfig, bind_plain
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.conv2d.reference import column, conv2d_float64, convolve
@@ -26,8 +28,14 @@ def error_bound(
     second: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
+    *,
+    algorithm: str = "",
 ) -> Exact:
-    """The exact results of the problem on these operands and their bounds, for floating-point dtypes."""
+    """The exact results of the problem on these operands and their bounds, for floating-point dtypes.
+
+    Args:
+        algorithm: the config's; that of a plain sum unless it is Winograd's.
+    """
     y, z = conv2d_float64(problem, first, second, bias, residual)
     product = convolve(problem, first.double().abs(), second.double().abs())
     terms = product
@@ -35,6 +43,9 @@ def error_bound(
         terms = terms + column(bias.double().abs())
     if residual is not None:
         terms = terms + residual.double().abs()
+    summing = None
+    if algorithm.startswith("winograd"):
+        summing = winograd.rounding(problem, first, second, terms - product)
     return bounded(
         y,
         z,
@@ -45,14 +56,21 @@ def error_bound(
         dtype=problem.dtype,
         out_dtype=problem.out_dtype,
         precision=problem.precision,
+        summing=summing,
     )
 
 
-def oracle(problem: Conv2dProblem, inputs: Sequence[Any]) -> Callable[[Sequence[Any]], str | None]:
+def oracle(
+    problem: Conv2dProblem, inputs: Sequence[Any], config: Any = None
+) -> Callable[[Sequence[Any]], str | None]:
     """A function that judges the outputs (y or a gradient; with y, the pre-activation if kept) of a kernel.
 
     It returns None for a right result and a sentence that says what is wrong otherwise.
+
+    Args:
+        config: the kernel's, where its algorithm has a bound of its own; without it, that of a plain sum holds.
     """
+    algorithm = getattr(config, "algorithm", "")
     tensors = tuple(map(thawed, inputs))
     first = {"forward": "y", "input_gradient": "dx", "weight_gradient": "dw"}[problem.direction]
     count = 2 if problem.keep_preact else 1
@@ -61,7 +79,7 @@ def oracle(problem: Conv2dProblem, inputs: Sequence[Any]) -> Callable[[Sequence[
         problem.out_shape,
         problem.out_strides,
         problem.out_dtype,
-        lambda: _pairs(problem, *tensors)[:count],
+        lambda: _pairs(problem, *tensors, algorithm=algorithm)[:count],
         lambda: _torchs(problem, *tensors),
     )
 
@@ -72,13 +90,15 @@ def _pairs(
     second: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
+    *,
+    algorithm: str = "",
 ) -> list[Pair]:
     if not problem.dtype.is_floating_point:
         z = convolve(problem, first.long(), second.long()).to(problem.dtype)
         z = z if bias is None else z + column(bias)
         z = z if residual is None else z + residual
         return exactly([activate(z, problem.activation), z])
-    exact = error_bound(problem, first, second, bias, residual)
+    exact = error_bound(problem, first, second, bias, residual, algorithm=algorithm)
     return [(exact.y, exact.y_bound), (exact.z, exact.z_bound)]
 
 

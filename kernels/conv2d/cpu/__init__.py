@@ -98,7 +98,7 @@ def _name(dtype: torch.dtype | None) -> str | None:
 
 def _packed_address(plan: Any, config: CpuConfig) -> Callable[[Any], int]:
     """Where the weight's packed form lies, which every size of image and every block shares; packs it on first use."""
-    layout = ("cpu", config.algorithm, config.isa, config.compute)
+    layout = ("cpu", *config.form)
     packed_bytes: int = plan.packed_bytes
 
     def pack(weight: Tensor) -> Tensor:

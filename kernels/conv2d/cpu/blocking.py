@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 
-from tilewright.kernels.conv2d.cpu import weight_gradient
+from tilewright.kernels.conv2d.cpu import weight_gradient, winograd_configs
 from tilewright.kernels.conv2d.cpu.config import (
     MAX_ROWS,
     CpuConfig,
@@ -18,6 +19,7 @@ from tilewright.kernels.conv2d.cpu.config import (
 )
 from tilewright.kernels.conv2d.cpu.cost import expected_seconds
 from tilewright.kernels.conv2d.problem import Conv2dProblem
+from tilewright.kernels.conv2d.winograd import transforms
 from tilewright.kernels.cpu import LANES, PANEL_VECTORS, features, launch_threads
 from tilewright.kernels.interface import DeviceSpec
 
@@ -29,7 +31,7 @@ _MOST_HEIGHTS = 8
 
 
 def configs(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
-    """Every config worth trying that runs, best guess first."""
+    """Every config worth trying that runs, best guess first; and one that only the user's precision keeps from it."""
     ranked = sorted(
         (expected_seconds(config, problem, device), str(config), config)
         for config in set(_candidates(problem, device))
@@ -38,6 +40,9 @@ def configs(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
     for seconds, _, config in ranked:
         if seconds <= _WORTH * ranked[0][0]:
             yield config
+    # So that it can be read why it was not taken.
+    if ranked and transforms(problem) and problem.precision != "tf32":
+        yield from islice(winograd_configs.configs(problem, device), 1)
 
 
 def _candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
@@ -45,6 +50,8 @@ def _candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfi
         yield from weight_gradient.configs(problem, device)
     else:
         yield from _direct(problem, device)
+        if transforms(problem) and problem.precision == "tf32":
+            yield from winograd_configs.configs(problem, device)
 
 
 def computes(problem: Conv2dProblem, device: DeviceSpec, algorithm: str) -> list[str]:

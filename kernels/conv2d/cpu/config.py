@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tilewright.kernels.conv2d.cpu import winograd
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.cpu import (
     COMPUTE,
@@ -44,12 +45,15 @@ class CpuConfig:
     ``block_h`` rows of output images at a time; ``parts`` is how many shares of the pixels are summed by themselves.
     It has no use for ``block_w``, nor the other algorithms for ``block_c``.
 
+    ``winograd_fused`` and ``winograd_phased``: a block is ``block_w`` tiles of 4 × 4 pixels, counted over all images
+    (``block_h`` is 1); the rest is as above.
+
     ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
     products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w``
     decide the bits of the result (of dw, ``parts`` too); ``block_n`` and threads do not.
     """
 
-    algorithm: str  # one of those that were compiled: direct
+    algorithm: str  # one of those that were compiled: direct, winograd_fused, winograd_phased
     isa: str  # one of kernels.cpu.ISA_LEVELS
     block_h: int
     block_w: int
@@ -65,6 +69,12 @@ class CpuConfig:
             return f"{self.algorithm} {self.isa} {blocks} {self.compute} p{self.parts}"
         blocks = f"{self.block_h}x{self.block_w}x{self.block_n}"
         return f"{self.algorithm} {self.isa} {blocks} {self.compute} {self.pack} p{self.parts}"
+
+    @property
+    def form(self) -> tuple[str, str, str]:
+        """What the packed weight depends on."""
+        algorithm = "winograd" if self.algorithm in winograd.ALGORITHMS else self.algorithm
+        return algorithm, self.isa, self.compute
 
 
 @cache
@@ -98,7 +108,13 @@ def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | 
         return "the weight may change between calls, so a packed copy could go stale; pack that of a frozen module"
     if (config.algorithm == "weight_gradient") != (problem.direction == "weight_gradient"):
         return f"{config.algorithm} does not compute {problem.direction}"
-    if config.algorithm != "weight_gradient" and math.prod(problem.kernel) > _MAX_POSITIONS:
+    if config.algorithm in winograd.ALGORITHMS:
+        if config.block_h != 1:
+            return f"block_h is {config.block_h}; a block of winograd is 1 x block_w tiles"
+        bad = winograd.refusal(problem)
+        if bad is not None:
+            return bad
+    elif config.algorithm != "weight_gradient" and math.prod(problem.kernel) > _MAX_POSITIONS:
         return (
             f"direct takes kernels of at most {_MAX_POSITIONS} positions; it has {math.prod(problem.kernel)}"
         )
@@ -137,6 +153,16 @@ def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
         from tilewright.kernels.conv2d.cpu import weight_gradient
 
         return weight_gradient.workspace_bytes(config, problem)
+    if config.algorithm in winograd.ALGORITHMS:
+        return winograd.workspace_bytes(
+            tiling(config, problem),
+            phased=config.algorithm == "winograd_phased",
+            block_n=config.block_n,
+            channels=reduction_channels(problem),
+            groups=problem.groups,
+            threads=launch_threads(problem),
+            frozen=config.pack == "frozen",
+        )
     own = slab_bytes(problem, config.block_h, config.block_w, config.compute) + _SUMS
     packed = 0
     if config.pack == "shared":
@@ -144,6 +170,18 @@ def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
         outputs = -(-output_channels(problem) // panel) * panel
         packed = 4 * problem.groups * outputs * math.prod(problem.kernel) * reduction_channels(problem) + 512
     return launch_threads(problem) * own + packed + 8 * math.prod(problem.kernel) + 64
+
+
+def tiling(config: CpuConfig, problem: Conv2dProblem) -> winograd.Tiling:
+    """The tiles of a Winograd config."""
+    return winograd.Tiling.of(
+        config.isa,
+        problem.batch,
+        conv_out_size(problem),
+        reduction_channels(problem),
+        output_channels(problem),
+        config.block_w,
+    )
 
 
 # An input gradient is the convolution of dy with the flipped kernel: channels and images change places.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from tilewright.kernels.conv2d.cpu import weight_gradient
+from tilewright.kernels.conv2d.cpu import weight_gradient, winograd_configs
 from tilewright.kernels.conv2d.cpu.config import (
     MAX_ROWS,
     CpuConfig,
@@ -16,6 +16,7 @@ from tilewright.kernels.conv2d.cpu.config import (
     reduction_channels,
     slab_bytes,
 )
+from tilewright.kernels.conv2d.cpu.winograd import ALGORITHMS
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.cpu import LANES, PANEL_VECTORS, launch_threads
 from tilewright.kernels.cpu_rates import bandwidth, multiply_adds, overlapped, start
@@ -36,6 +37,8 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
     """The predicted time of one call."""
     if config.algorithm == "weight_gradient":
         return weight_gradient.expected_seconds(config, problem, device)
+    if config.algorithm in ALGORITHMS:
+        return winograd_configs.expected_seconds(config, problem, device)
     threads = min(launch_threads(problem), device.units)
     lanes = LANES[config.isa]
     panel = PANEL_VECTORS * lanes

@@ -1,0 +1,436 @@
+// Winograd's convolution F(4×4, 3×3): 36 products where the definition takes 144. winograd_points.h says what
+// is computed.
+//
+// y is cut into tiles of 4 × 4 pixels. The patch of x under a tile (6 × 6 pixels, overlapping its neighbours')
+// turns into 36 positions, and so does each filter; at each position, tiles × channels meets channels ×
+// output channels in an ordinary matrix product; 36 sums turn back into 16 pixels.
+//
+//      x                     V[36]                      U[36]                M[36]              y
+//      +-------+---+
+//      |patch  |   |        tiles +----------+    C +----------+      tiles +------+         +----+----+
+//      |  +----+--+|  B^T d B     | channels |  ·   | panel of |   =        |      |  A^T m A|tile|    |
+//      |  |    |  ||   ---->      |          |      | outputs  |            |      |   ----> +----+----+
+//      +--+----+  ||              +----------+      +----------+            +------+         |    |    |
+//
+// Tiles are counted over all images, and cut into blocks of block_w of them. Two algorithms differ in who
+// makes V:
+//   winograd_fused   a thread makes that of one block at a time, in its own L2;
+//   winograd_phased  all threads make that of all blocks, and wait for each other once: for few tiles.
+// Then a thread takes one block and one of `parts` shares of the output channels at a time, and computes
+// block_n of them after one another: the 36 products, whose sums stay in L2, and their way back to y.
+//
+// Where four does not divide the image, its last row and column of tiles have fewer outputs and fewer
+// positions. The matrices of positions that they lack have fewer rows: a tile's row, its slot, is the count
+// of tiles before it that have the position. The four kinds of positions (that every tile has, that tiles of
+// the last row lack, of the last column, of either) each have their own count.
+#include "conv2d/cpu/finish.h"
+#include "conv2d/cpu/winograd_tile.h"
+#include "conv2d/cpu/winograd_weight.h"
+#include "cpu/arithmetic.h"
+#include "cpu/threads.h"
+#include "instances.h"
+
+namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
+
+namespace {
+
+using Step = WidenedStep<float>;
+
+// Neighbouring tiles that are handled together: their 28 columns fill the vectors of a transposition.
+constexpr int kRunTiles = 7;
+constexpr int kRunColumns = kRunTiles * kTileSide;
+constexpr int64_t kDirectChannels = 4 * kLanes;  // of a patch that is read from x itself
+constexpr int64_t kSlabChannels = 2 * kLanes;    // of one that is copied first: six rows of a run fit L1
+
+template <class T>
+constexpr T kZeros[kDirectChannels]{};
+
+// Floats that keep rows of a matrix, one per position, from starting at the same set of a cache.
+TW_INLINE int64_t apart(int64_t floats) {
+  constexpr int64_t line = kLine / 4;
+  const int64_t lines = ceil_div(floats, line);
+  return (lines % 2 == 0 ? lines + 1 : lines) * line;
+}
+
+// Sizes of what a launch works with, in floats unless the name says bytes.
+struct Layout {
+  bool phased;
+  int64_t tiles_h, tiles_w, tiles;
+  int edge_h, edge_w;  // outputs of the tiles in the last row, in the last column
+  int64_t block, blocks;
+  int64_t row, position, block_floats;  // of V
+  int64_t panels, group_panels;
+  int64_t panel;  // of the transformed weight
+  int64_t sums_position, sums_panel;
+  int64_t packed_bytes;
+  int64_t own_bytes;
+  int64_t tasks;
+
+  Layout(const Conv2dGeometry& g, bool in_phases) : phased(in_phases) {
+    tiles_h = ceil_div(g.out_height, kTileSide);
+    tiles_w = ceil_div(g.out_width, kTileSide);
+    tiles = g.batch * tiles_h * tiles_w;
+    edge_h = static_cast<int>(g.out_height - (tiles_h - 1) * kTileSide);
+    edge_w = static_cast<int>(g.out_width - (tiles_w - 1) * kTileSide);
+    blocks = ceil_div(tiles, min(g.block_w, tiles));
+    block = ceil_div(tiles, blocks);
+    row = round_up(g.in_channels, kLanes);
+    if (row % 128 == 0) row += kLine / 4;  // the rows of a register tile, too, would meet in a few sets
+    position = apart(block * row);
+    block_floats = kPositions * position;
+    panels = ceil_div(g.out_channels, kPanel);
+    group_panels = max(1, min(g.block_n / kPanel, panels));
+    panel = kPositions * g.in_channels * kPanel;
+    sums_position = apart(block * kPanel);
+    sums_panel = kPositions * sums_position;
+    packed_bytes = g.groups * panels * panel * 4;
+    own_bytes = 4 * ((phased ? 0 : block_floats + kLine) + group_panels * sums_panel + kLine + scratch());
+    tasks = blocks * g.groups * g.parts;
+  }
+
+  // A run's outputs, and its copied patches; not needed at the same time.
+  static int64_t scratch() {
+    return max(kTileSide * kRunColumns * kPanel, kPoints * (kRunColumns + 2) * kSlabChannels) + kLine;
+  }
+
+  int64_t weight_bytes(const Conv2dGeometry& g) const {
+    return g.frozen ? 0 : round_up(packed_bytes, kLine) + kApart;
+  }
+
+  int64_t shared_bytes(const Conv2dGeometry& g) const {
+    return weight_bytes(g) + (phased ? 4 * (g.groups * blocks * block_floats + kLine) : 0);
+  }
+
+  int threads(const Conv2dGeometry& g) const {
+    return static_cast<int>(max(1, min(g.threads, tasks)));
+  }
+
+  // The kind of a position: 2 where tiles of the last row lack it, plus 1 where those of the last column do.
+  int kind(int i, int j) const {
+    return (i >= edge_h + 2 ? 2 : 0) + (j >= edge_w + 2 ? 1 : 0);
+  }
+};
+
+// Neighbouring tiles of one row of tiles.
+struct TileRun {
+  int64_t image, tile_row, tile_col;
+  int count;
+  int rows;          // of outputs
+  int last_cols;     // columns of outputs of the last tile; the others have kTileSide
+  int64_t slots[4];  // of the first tile, for each kind of position
+
+  int cols(int tile) const {
+    return tile + 1 < count ? kTileSide : last_cols;
+  }
+  int all_cols() const {
+    return (count - 1) * kTileSide + last_cols;
+  }
+};
+
+// Calls f(run) for the runs of which a block consists, and counts the rows of each kind of matrix.
+template <class F>
+TW_INLINE void for_runs(const Layout& layout, int64_t block, int64_t (&rows)[4], F f) {
+  for (int64_t& count : rows) count = 0;
+  const int64_t end = share(layout.tiles, layout.blocks, block + 1);
+  for (int64_t tile = share(layout.tiles, layout.blocks, block); tile < end;) {
+    const int64_t col = tile % layout.tiles_w, line = tile / layout.tiles_w;
+    const int64_t side_by_side = min(layout.tiles_w - col, end - tile);
+    const int count = static_cast<int>(ceil_div(side_by_side, ceil_div(side_by_side, kRunTiles)));
+    const bool last_row = line % layout.tiles_h == layout.tiles_h - 1;
+    const bool last_col = col + count == layout.tiles_w;
+    f(TileRun{line / layout.tiles_h,
+              line % layout.tiles_h,
+              col,
+              count,
+              last_row ? layout.edge_h : kTileSide,
+              last_col ? layout.edge_w : kTileSide,
+              {rows[0], rows[1], rows[2], rows[3]}});
+    for (int kind = 0; kind < 4; ++kind) {
+      if (!(kind >= 2 && last_row)) rows[kind] += count - (kind % 2 == 1 && last_col ? 1 : 0);
+    }
+    tile += count;
+  }
+}
+
+// One thread's view of a launch.
+template <class T>
+struct Worker {
+  const Conv2dGeometry& g;
+  const Conv2dPointers& p;
+  const Layout& layout;
+  const float* weight;  // transformed
+  float* all_positions;  // V of all blocks, or of this thread's
+  float* sums;
+  float* scratch;
+  int64_t held = -1;  // the block and group whose V this thread holds
+
+  static void pack(float* to, const T* weight, const Conv2dGeometry& g, const Layout& layout, int thread,
+                   int team) {
+    const int64_t chunks = ceil_div(g.in_channels, kWeightChunk);
+    const int64_t jobs = g.groups * layout.panels * chunks;
+    for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
+      const int64_t first = job % chunks * kWeightChunk, panel = job / chunks % layout.panels;
+      const int64_t group = job / chunks / layout.panels, channel = panel * kPanel;
+      const T* from = weight + g.weight_origin + group * g.weight_g + channel * g.weight_k + first * g.weight_c;
+      transform_weight(to + job / chunks * layout.panel + first * kPanel, g.in_channels * kPanel, from, g,
+                       static_cast<int>(min(kPanel, g.out_channels - channel)),
+                       min(kWeightChunk, g.in_channels - first));
+    }
+  }
+
+  // The thread's part of V of all blocks.
+  void fill_all(int thread, int team) {
+    int64_t job = 0;
+    for (int64_t group = 0; group < g.groups; ++group) {
+      for (int64_t block = 0; block < layout.blocks; ++block) {
+        float* to = all_positions + (group * layout.blocks + block) * layout.block_floats;
+        int64_t rows[4];
+        for_runs(layout, block, rows, [&](const TileRun& run) {
+          for (int64_t c = 0; c < g.in_channels; c += kChunk()) {
+            if (job++ % team == thread) fill(to, run, group, c);
+          }
+        });
+      }
+    }
+  }
+
+  void run(int64_t task) {
+    const int64_t part = task % g.parts, place = task / g.parts;
+    const int64_t group = place / layout.blocks, block = place % layout.blocks;
+    float* positions = all_positions + (layout.phased ? place * layout.block_floats : 0);
+    const bool fills = !layout.phased && held != place;
+    held = place;
+    int64_t rows[4];
+    for_runs(layout, block, rows, [&](const TileRun& run) {
+      for (int64_t c = 0; fills && c < g.in_channels; c += kChunk()) fill(positions, run, group, c);
+    });
+    const int64_t first = share(layout.panels, g.parts, part), last = share(layout.panels, g.parts, part + 1);
+    const int64_t passes = ceil_div(last - first, layout.group_panels);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const int64_t begin = first + share(last - first, passes, pass);
+      const int64_t end = first + share(last - first, passes, pass + 1);
+      multiply(positions, rows, group, begin, end);
+      int64_t again[4];
+      for_runs(layout, block, again, [&](const TileRun& run) {
+        for (int64_t panel = begin; panel < end; ++panel) {
+          finish(sums + (panel - begin) * layout.sums_panel, run, group, panel);
+        }
+      });
+    }
+  }
+
+ private:
+  int64_t kChunk() const {
+    return g.x_c == 1 ? kDirectChannels : kSlabChannels;
+  }
+
+  // V of a run of tiles, for a chunk of channels from `channel`.
+  void fill(float* positions, const TileRun& run, int64_t group, int64_t channel) {
+    const int64_t channels = min(kChunk(), g.in_channels - channel);
+    const T* x = static_cast<const T*>(p.x) + run.image * g.x_n + (group * g.in_channels + channel) * g.x_c;
+    const int64_t y0 = run.tile_row * kTileSide - g.top, x0 = run.tile_col * kTileSide - g.left;
+    float* to[kPositions];
+    for (int i = 0; i < kPoints; ++i) {
+      for (int j = 0; j < kPoints; ++j) {
+        const int at = i * kPoints + j;
+        to[at] = positions + at * layout.position + run.slots[layout.kind(i, j)] * layout.row + channel;
+      }
+    }
+    if (g.x_c == 1) {
+      const int64_t ahead = kTileSide * g.x_w * static_cast<int64_t>(sizeof(T));
+      for (int tile = 0; tile < run.count; ++tile) {
+        const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+          const int64_t iy = y0 + i, ix = x0 + tile * kTileSide + j;
+          const bool inside = iy >= 0 && iy < g.height && ix >= 0 && ix < g.width;
+          return inside ? x + iy * g.x_h + ix * g.x_w : kZeros<T>;
+        };
+        transform<T>(to, run, tile, channels, ahead, pixel);
+      }
+      return;
+    }
+    const int columns = run.all_cols() + 2;
+    for (int i = 0; i < run.rows + 2; ++i) {
+      copy_row(scratch + i * (kRunColumns + 2) * kSlabChannels, x, y0 + i, x0, columns, channels);
+    }
+    for (int tile = 0; tile < run.count; ++tile) {
+      const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+        return scratch + (i * (kRunColumns + 2) + tile * kTileSide + j) * kSlabChannels;
+      };
+      transform<float>(to, run, tile, channels, 0, pixel);
+    }
+  }
+
+  template <class From, class Pixel>
+  TW_INLINE void transform(float* const (&to)[kPositions], const TileRun& run, int tile, int64_t channels,
+                           int64_t ahead, const Pixel& pixel) const {
+    Patch<From> patch;
+    for (int i = 0; i < kPoints; ++i) {
+      for (int j = 0; j < kPoints; ++j) {
+        const int at = i * kPoints + j;
+        patch.from[at] = pixel(i, j);
+        patch.to[at] = to[at] + tile * layout.row;
+      }
+    }
+    transform_patch(patch, run.rows, run.cols(tile), channels, ahead);
+  }
+
+  // Pixels x0 to x0 + columns of row iy of x, kSlabChannels apart; zero outside of the image.
+  void copy_row(float* to, const T* x, int64_t iy, int64_t x0, int64_t columns, int64_t channels) const {
+    const bool inside = iy >= 0 && iy < g.height;
+    const int64_t begin = inside ? min(columns, max(0, -x0)) : columns;
+    const int64_t end = max(begin, min(columns, g.width - x0));
+    __builtin_memset(to, 0, static_cast<size_t>(begin * kSlabChannels) * 4);
+    if (begin < end) {
+      pack_rows(to + begin * kSlabChannels, kSlabChannels, x + iy * g.x_h + (x0 + begin) * g.x_w, g.x_w,
+                g.x_c, end - begin, channels);
+    }
+    __builtin_memset(to + end * kSlabChannels, 0, static_cast<size_t>((columns - end) * kSlabChannels) * 4);
+  }
+
+  // The products of all positions for panels first … last.
+  void multiply(const float* positions, const int64_t (&rows)[4], int64_t group, int64_t first,
+                int64_t last) const {
+    const auto panel_at = [&](int64_t panel, int position) {
+      return weight + (group * layout.panels + panel) * layout.panel + position * g.in_channels * kPanel;
+    };
+    TileArguments tile{};
+    tile.steps = g.in_channels;
+    tile.a_row = layout.row * 4;
+    for (int position = 0; position < kPositions; ++position) {
+      const int64_t count = rows[layout.kind(position / kPoints, position % kPoints)];
+      const int64_t strips = ceil_div(count, kMaxRows);
+      for (int64_t panel = first; panel < last; ++panel) {
+        const int vectors = static_cast<int>(ceil_div(min(kPanel, g.out_channels - panel * kPanel), kLanes));
+        float* to = sums + (panel - first) * layout.sums_panel + position * layout.sums_position;
+        tile.b = panel_at(panel, position);
+        // The first strip fetches what comes next, which is as much as it reads.
+        const float* next = panel + 1 < last              ? panel_at(panel + 1, position)
+                            : position + 1 < kPositions ? panel_at(first, position + 1)
+                            : last < layout.panels      ? panel_at(last, 0)
+                                                        : weight;
+        tile.prefetch = reinterpret_cast<uintptr_t>(next);
+        tile.prefetch_step = kPanel * 4;
+        for (int64_t strip = 0; strip < strips; ++strip) {
+          const int64_t begin = share(count, strips, strip), end = share(count, strips, strip + 1);
+          tile.a = positions + position * layout.position + begin * layout.row;
+          tile.c = to + begin * vectors * kLanes;
+          kTiles<Step>.at[end - begin][vectors](tile);
+          tile.prefetch_step = 0;
+        }
+      }
+    }
+  }
+
+  // One panel of a run of tiles: back from positions to pixels, and into y.
+  void finish(const float* panel_sums, const TileRun& run, int64_t group, int64_t panel) {
+    const int64_t channel = panel * kPanel;
+    const int64_t channels = min(kPanel, g.out_channels - channel);
+    const int vectors = static_cast<int>(ceil_div(channels, kLanes));
+    const int64_t ldz = vectors * kLanes;
+    const float* from[kPositions];
+    for (int i = 0; i < kPoints; ++i) {
+      for (int j = 0; j < kPoints; ++j) {
+        const int at = i * kPoints + j;
+        from[at] = panel_sums + at * layout.sums_position + run.slots[layout.kind(i, j)] * ldz;
+      }
+    }
+    const int64_t z_row = kRunColumns * ldz;
+    for (int tile = 0; tile < run.count; ++tile) {
+      transform_sums(scratch + tile * kTileSide * ldz, z_row, ldz, from, run.rows, run.cols(tile), vectors);
+      for (const float*& at : from) at += ldz;
+    }
+    for (int row = 0; row < run.rows; ++row) {
+      const Strip strip{run.image, run.tile_row * kTileSide + row, run.tile_col * kTileSide, run.all_cols()};
+      finish_strip(scratch + row * z_row, ldz, g, p, strip, group * g.out_channels + channel, channels);
+    }
+  }
+};
+
+struct Run {
+  const Conv2dGeometry* geometry;
+  const Conv2dPointers* pointers;
+  const Layout* layout;
+  char* workspace;
+};
+
+template <class T>
+void work(void* context, int thread, int team) {
+  const Run& run = *static_cast<const Run*>(context);
+  const Conv2dGeometry& g = *run.geometry;
+  const Layout& layout = *run.layout;
+  const float* weight = static_cast<const float*>(run.pointers->weight);
+  if (!g.frozen) {
+    float* packed = reinterpret_cast<float*>(run.workspace);
+    Worker<T>::pack(packed, static_cast<const T*>(run.pointers->weight), g, layout, thread, team);
+    weight = packed;
+  }
+  float* shared = reinterpret_cast<float*>(run.workspace + layout.weight_bytes(g));
+  float* own = reinterpret_cast<float*>(run.workspace + layout.shared_bytes(g) + thread * layout.own_bytes);
+  float* sums = layout.phased ? own : own + layout.block_floats + kLine;
+  Worker<T> worker{g,       *run.pointers,
+                   layout,  weight,
+                   layout.phased ? shared : own, sums,
+                   sums + layout.group_panels * layout.sums_panel + kLine};
+  if (layout.phased) worker.fill_all(thread, team);
+  if (layout.phased || !g.frozen) barrier(team);
+  for (int64_t task = share(layout.tasks, team, thread), end = share(layout.tasks, team, thread + 1);
+       task < end; ++task) {
+    worker.run(task);
+  }
+}
+
+template <class T>
+void pack_whole(void* context, int thread, int team) {
+  const Run& run = *static_cast<const Run*>(context);
+  Worker<T>::pack(reinterpret_cast<float*>(run.workspace), static_cast<const T*>(run.pointers->weight),
+                  *run.geometry, *run.layout, thread, team);
+}
+
+template <bool kPhased>
+void run_tiles(const Conv2dGeometry& g, const Conv2dPointers& pointers, void* workspace) {
+  const Layout layout(g, kPhased);
+  Run run{&g, &pointers, &layout, static_cast<char*>(workspace)};
+  with_math(g.dtype, [&](auto math) {
+    parallel(layout.threads(g), work<typename decltype(math)::Element>, &run);
+  });
+}
+
+template <bool kPhased>
+size_t workspace_of(const Conv2dGeometry& g) {
+  const Layout layout(g, kPhased);
+  return static_cast<size_t>(layout.shared_bytes(g) + layout.own_bytes * layout.threads(g));
+}
+
+size_t packed_bytes_of(const Conv2dGeometry& g) {
+  return static_cast<size_t>(Layout(g, false).packed_bytes);
+}
+
+void pack_weight(const Conv2dGeometry& g, const void* weight, void* packed) {
+  const Layout layout(g, false);
+  Conv2dPointers pointers{};
+  pointers.weight = weight;
+  Run run{&g, &pointers, &layout, static_cast<char*>(packed)};
+  with_math(g.dtype, [&](auto math) {
+    parallel(g.threads, pack_whole<typename decltype(math)::Element>, &run);
+  });
+}
+
+const char* refuses(const Conv2dGeometry& g) {
+  if (g.kernel_h != 3 || g.kernel_w != 3) return "winograd takes 3x3 kernels";
+  if (g.stride_h != 1 || g.stride_w != 1) return "winograd takes stride 1";
+  if (g.dilation_h != 1 || g.dilation_w != 1) return "winograd takes dilation 1";
+  return nullptr;
+}
+
+}  // namespace
+
+extern const Conv2dKernel kWinograd[];
+constinit const Conv2dKernel kWinograd[] = {
+    {"winograd_fused", Compute::f32, run_tiles<false>, workspace_of<false>, packed_bytes_of, pack_weight,
+     refuses},
+    {"winograd_phased", Compute::f32, run_tiles<true>, workspace_of<true>, packed_bytes_of, pack_weight,
+     refuses},
+    {},
+};
+
+}  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE
