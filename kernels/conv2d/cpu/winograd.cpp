@@ -1,9 +1,9 @@
 // Winograd's convolution F(4×4, 3×3): 36 products where the definition takes 144. winograd_points.h says what
 // is computed.
 //
-// y is cut into tiles of 4 × 4 pixels. The patch of x under a tile (6 × 6 pixels, overlapping its neighbours')
-// turns into 36 positions, and so does each filter; at each position, tiles × channels meets channels ×
-// output channels in an ordinary matrix product; 36 sums turn back into 16 pixels.
+// y is cut into tiles of 4 × 4 pixels. The patch of x under a tile (6 × 6 pixels, overlapping its
+// neighbours') turns into 36 positions, and so does each filter; at each position, tiles × channels meets
+// channels × output channels in an ordinary matrix product; 36 sums turn back into 16 pixels.
 //
 //      x                     V[36]                      U[36]                M[36]              y
 //      +-------+---+
@@ -158,7 +158,7 @@ struct Worker {
   const Conv2dGeometry& g;
   const Conv2dPointers& p;
   const Layout& layout;
-  const float* weight;  // transformed
+  const float* weight;   // transformed
   float* all_positions;  // V of all blocks, or of this thread's
   float* sums;
   float* scratch;
@@ -171,7 +171,8 @@ struct Worker {
     for (int64_t job = share(jobs, team, thread), end = share(jobs, team, thread + 1); job < end; ++job) {
       const int64_t first = job % chunks * kWeightChunk, panel = job / chunks % layout.panels;
       const int64_t group = job / chunks / layout.panels, channel = panel * kPanel;
-      const T* from = weight + g.weight_origin + group * g.weight_g + channel * g.weight_k + first * g.weight_c;
+      const T* from =
+          weight + g.weight_origin + group * g.weight_g + channel * g.weight_k + first * g.weight_c;
       transform_weight(to + job / chunks * layout.panel + first * kPanel, g.in_channels * kPanel, from, g,
                        static_cast<int>(min(kPanel, g.out_channels - channel)),
                        min(kWeightChunk, g.in_channels - first));
@@ -304,7 +305,7 @@ struct Worker {
         float* to = sums + (panel - first) * layout.sums_panel + position * layout.sums_position;
         tile.b = panel_at(panel, position);
         // The first strip fetches what comes next, which is as much as it reads.
-        const float* next = panel + 1 < last              ? panel_at(panel + 1, position)
+        const float* next = panel + 1 < last            ? panel_at(panel + 1, position)
                             : position + 1 < kPositions ? panel_at(first, position + 1)
                             : last < layout.panels      ? panel_at(last, 0)
                                                         : weight;
@@ -367,9 +368,12 @@ void work(void* context, int thread, int team) {
   float* shared = reinterpret_cast<float*>(run.workspace + layout.weight_bytes(g));
   float* own = reinterpret_cast<float*>(run.workspace + layout.shared_bytes(g) + thread * layout.own_bytes);
   float* sums = layout.phased ? own : own + layout.block_floats + kLine;
-  Worker<T> worker{g,       *run.pointers,
-                   layout,  weight,
-                   layout.phased ? shared : own, sums,
+  Worker<T> worker{g,
+                   *run.pointers,
+                   layout,
+                   weight,
+                   layout.phased ? shared : own,
+                   sums,
                    sums + layout.group_panels * layout.sums_panel + kLine};
   if (layout.phased) worker.fill_all(thread, team);
   if (layout.phased || !g.frozen) barrier(team);
@@ -390,9 +394,8 @@ template <bool kPhased>
 void run_tiles(const Conv2dGeometry& g, const Conv2dPointers& pointers, void* workspace) {
   const Layout layout(g, kPhased);
   Run run{&g, &pointers, &layout, static_cast<char*>(workspace)};
-  with_math(g.dtype, [&](auto math) {
-    parallel(layout.threads(g), work<typename decltype(math)::Element>, &run);
-  });
+  with_math(g.dtype,
+            [&](auto math) { parallel(layout.threads(g), work<typename decltype(math)::Element>, &run); });
 }
 
 template <bool kPhased>
@@ -410,15 +413,29 @@ void pack_weight(const Conv2dGeometry& g, const void* weight, void* packed) {
   Conv2dPointers pointers{};
   pointers.weight = weight;
   Run run{&g, &pointers, &layout, static_cast<char*>(packed)};
-  with_math(g.dtype, [&](auto math) {
-    parallel(g.threads, pack_whole<typename decltype(math)::Element>, &run);
-  });
+  with_math(g.dtype,
+            [&](auto math) { parallel(g.threads, pack_whole<typename decltype(math)::Element>, &run); });
 }
 
+// Sizes are multiplied without looking elsewhere.
+bool too_large(const Conv2dGeometry& g, bool phased) {
+  constexpr double most = 1 << 30;
+  const double tiles = static_cast<double>(ceil_div(g.out_height, kTileSide)) *
+                       static_cast<double>(ceil_div(g.out_width, kTileSide)) * static_cast<double>(g.batch);
+  const double block = tiles < static_cast<double>(g.block_w) ? tiles : static_cast<double>(g.block_w);
+  const double patches = static_cast<double>(g.in_channels) * 4 * kPositions;  // bytes of a tile
+  const double sums = static_cast<double>(min(g.block_n, g.out_channels)) * 4 * kPositions;
+  return block * (patches + sums) > most ||
+         (phased && tiles * static_cast<double>(g.groups) * patches > most);
+}
+
+template <bool kPhased>
 const char* refuses(const Conv2dGeometry& g) {
   if (g.kernel_h != 3 || g.kernel_w != 3) return "winograd takes 3x3 kernels";
   if (g.stride_h != 1 || g.stride_w != 1) return "winograd takes stride 1";
   if (g.dilation_h != 1 || g.dilation_w != 1) return "winograd takes dilation 1";
+  if (too_large(g, kPhased))
+    return "winograd's blocks of so many tiles need more than 1 GiB of scratch memory";
   return nullptr;
 }
 
@@ -427,9 +444,9 @@ const char* refuses(const Conv2dGeometry& g) {
 extern const Conv2dKernel kWinograd[];
 constinit const Conv2dKernel kWinograd[] = {
     {"winograd_fused", Compute::f32, run_tiles<false>, workspace_of<false>, packed_bytes_of, pack_weight,
-     refuses},
+     refuses<false>},
     {"winograd_phased", Compute::f32, run_tiles<true>, workspace_of<true>, packed_bytes_of, pack_weight,
-     refuses},
+     refuses<true>},
     {},
 };
 

@@ -1,4 +1,5 @@
-// The one-dimensional transforms of Winograd's convolution F(m, 3) for m = 1 to 4 outputs of a row (or column).
+// The one-dimensional transforms of Winograd's convolution F(m, 3) for m = 1 to 4 outputs of a row (or
+// column).
 //
 // m outputs of a filter of 3 taps are the coefficients of a product of polynomials, read backwards: evaluate
 // both at m + 2 points, multiply value by value, interpolate (Toom-Cook, transposed). Here the points are 0,
@@ -21,8 +22,8 @@
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
-constexpr int kTileSide = 4;                // outputs
-constexpr int kPoints = kTileSide + 2;      // of a side
+constexpr int kTileSide = 4;                   // outputs
+constexpr int kPoints = kTileSide + 2;         // of a side
 constexpr int kPositions = kPoints * kPoints;  // of a tile
 
 namespace winograd {

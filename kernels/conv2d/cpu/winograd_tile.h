@@ -89,10 +89,10 @@ TW_INLINE void with_outputs(int outputs, F f) {
 
 }  // namespace winograd
 
-// to[position][channel] = (B^T d B)[position] for the patch d[rows + 2][cols + 2] under a tile of `rows` times
-// `cols` outputs. Whole vectors are written; channels that fill the last one are zero. The patch that lies
-// `ahead` bytes further is fetched into L1 on the way: the order of access is none that the hardware foresees
-// (with x in L3, Zen 5 is twice as fast with it).
+// to[position][channel] = (B^T d B)[position] for the patch d[rows + 2][cols + 2] under a tile of `rows`
+// times `cols` outputs. Whole vectors are written; channels that fill the last one are zero. The patch that
+// lies `ahead` bytes further is fetched into L1 on the way: the order of access is none that the hardware
+// foresees (with x in L3, Zen 5 is twice as fast with it).
 template <class T>
 void transform_patch(const Patch<T>& patch, int rows, int cols, int64_t channels, int64_t ahead) {
   HalfWay half;

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tilewright import dispatch, settings
 from tilewright.kernels.conv2d.problem import Conv2dProblem
+from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.interface import Launch
 from tilewright.kernels.precision import cudnn_conv_precision
 from tilewright.ops.conv2d_arguments import conv2d_arguments
@@ -88,15 +89,17 @@ def _walk(geometry: Geometry) -> dict[str, Any]:
 
 def _circumstances(x: Tensor) -> dict[str, Any]:
     options, on_cpu = settings.current(), x.device.type == "cpu"
+    # On CPUs it admits algorithms, whatever the operands' dtype; on GPUs matrix units that take fp32 operands.
+    asked = x.dtype == torch.float32 or (on_cpu and x.dtype in KERNEL_DTYPES)
     return {
-        "precision": fp32_precision(options, not on_cpu) if x.dtype == torch.float32 else "ieee",
+        "precision": fp32_precision(options, not on_cpu) if asked else "ieee",
         "deterministic": options.deterministic,
         "threads": torch.get_num_threads() if on_cpu else 0,
     }
 
 
 def fp32_precision(options: settings.Options, on_cuda: bool) -> Any:
-    """``ieee`` or ``tf32`` for fp32 operands: the user's option, else on CUDA devices torch's own setting."""
+    """``ieee`` or ``tf32``: the user's option, else on CUDA devices torch's own setting."""
     if options.precision != "auto":
         return options.precision
     return cudnn_conv_precision() if on_cuda else "ieee"
