@@ -8,6 +8,7 @@ every problem, but torch's and the reference do; what ours must compute is said 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +24,29 @@ from tilewright.kernels.conv2d.reference import conv2d_float64
 from tilewright.kernels.epilogue import activate
 
 _SUBJECTS = subjects("conv2d")
-_CASES = [case for case in cases() if not (case.large and any(subject.slow for subject in _SUBJECTS))]
 _ALL_ROUND = ("aten", "reference")
+
+
+def _turn(what: Any) -> int:
+    """Some number that is always the same of the same."""
+    return zlib.crc32(str(what).encode())
+
+
+def tried(subject: Subject, chosen: Sequence[Case]) -> list[Case]:
+    """The cases that a test run can afford: all, but for a subject that takes seconds for each a few of each kind."""
+    if subject.slow:
+        # Several algorithms are interpreted in tests/triton/interpreter; here is what nobody thought of there.
+        return [case for case in chosen if not case.large and _turn(case) % 16 == 0]
+    return [case for case in chosen if _turn(case) % 4 == 0] if subject.compiles else list(chosen)
+
+
+def trials(chosen: Sequence[Case]) -> list[Any]:
+    """(subject, case) as pytest takes them."""
+    return [
+        pytest.param(subject, case, id=f"{subject}-{case}")
+        for subject in _SUBJECTS
+        for case in tried(subject, chosen)
+    ]
 
 
 def runnable(subject: Subject, problem: Conv2dProblem) -> list[Any]:
@@ -33,20 +55,18 @@ def runnable(subject: Subject, problem: Conv2dProblem) -> list[Any]:
         for config in dict.fromkeys(subject.backend.configs(problem, subject.spec))
         if subject.backend.rejects(config, problem, subject.spec) is None
     ]
-    if subject.compiles and configs:
+    if (subject.slow or subject.compiles) and configs:
         # The best guess in half of the cases, each of the others in its turn.
-        turn = zlib.crc32(problem.describe().encode())
+        turn = _turn(problem.describe())
         return configs[:1] if turn % 2 else [configs[turn // 2 % len(configs)]]
-    # Interpreted: the best guess and the one most unlike it (the last: splits, odd tiles).
-    return configs[:: max(len(configs) - 1, 1)] if subject.slow else configs
+    return configs
 
 
 def outputs_of(returned: Any) -> tuple[Tensor, ...]:
     return returned if isinstance(returned, tuple) else (returned,)
 
 
-@pytest.mark.parametrize("subject", _SUBJECTS, ids=str)
-@pytest.mark.parametrize("case", _CASES, ids=str)
+@pytest.mark.parametrize(("subject", "case"), trials(list(cases())))
 def test_every_config_is_right(subject: Subject, case: Case) -> None:
     inputs = tensors(case, subject.device)
     problem = problem_of(case, inputs)
@@ -89,7 +109,11 @@ def test_our_kernels_compute_what_they_are_for(subject: Subject, dtype: torch.dt
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_nan_and_inf_pass_as_in_the_definition(subject: Subject, direction: Any, layout: str) -> None:
-    """Specials of an image reach the results whose windows see them, and nothing beside them; padding is no zero."""
+    """Specials of an image reach the results whose windows see them, and nothing beside them.
+
+    A special of dy or of the weight that meets the padding is left out, or multiplied by zero, as in cuDNN: torch's
+    own backends differ. So specials of dy lie inside, where the weight's gradient sees no padding.
+    """
     case = Case(
         "special",
         x=(2, 17, 7, 8),
@@ -99,11 +123,13 @@ def test_nan_and_inf_pass_as_in_the_definition(subject: Subject, direction: Any,
         layouts=(layout, layout),
     )
     inputs = tensors(case, subject.device)
-    images = [inputs[0]] if direction != "weight_gradient" else list(inputs[:2])
-    for image in images:
+    images = inputs[:1] if direction != "weight_gradient" else inputs[:2]
+    for index, image in enumerate(images):
         assert image is not None
-        image[0, 3, 0, 0], image[0, 4, 3, 3] = torch.inf, torch.nan
-        image[1, 5, 6, 7], image[1, 0, 2, 5], image[1, 1, 2, 5] = -torch.inf, torch.inf, 0.0
+        inside = direction == "weight_gradient" and index == 0
+        first, last = ((1, 1), (5, 6)) if inside else ((0, 0), (6, 7))
+        image[0, 3, *first], image[0, 4, 3, 3] = torch.inf, torch.nan
+        image[1, 5, *last], image[1, 0, 2, 5], image[1, 1, 2, 5] = -torch.inf, torch.inf, 0.0
     problem = problem_of(case, inputs)
     expected = conv2d_float64(problem, *inputs)[0]  # type: ignore[arg-type]
     for config in runnable(subject, problem):
@@ -165,12 +191,14 @@ def test_offsets_beyond_2_to_the_31(subject: Subject, direction: Any, dim: int) 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_the_same_bits_every_time(subject: Subject, direction: Any) -> None:
     case = Case("bits", x=(3, 37, 12, 11), channels=41, padding=(1, 1, 1, 1), direction=direction)
+    if subject.slow:
+        case = replace(case, x=(2, 19, 5, 4), channels=21)
     inputs = tensors(case, subject.device)
     problem = problem_of(case, inputs)
     for config in runnable(subject, problem):
         launch = subject.backend.bind(config, problem)
         first = launch(*inputs)
-        assert all(torch.equal(first, launch(*inputs)) for _ in range(3)), str(config)
+        assert all(torch.equal(first, launch(*inputs)) for _ in range(1 if subject.slow else 3)), str(config)
 
 
 @pytest.mark.parametrize("subject", _SUBJECTS, ids=str)

@@ -9,7 +9,7 @@ import torch
 
 from tests.contract.conv2d_cases import Case, cases, dense, problem_of, tensors
 from tests.contract.subjects import Subject, subjects
-from tests.contract.test_conv2d_contract import outputs_of, runnable
+from tests.contract.test_conv2d_contract import outputs_of, runnable, trials
 from tilewright.kernels.conv2d.bound import oracle
 from tilewright.kernels.frozen import FrozenOperand
 
@@ -25,20 +25,14 @@ _CASES = [
 ]
 
 
-def _some(subject: Subject, problem: Any) -> list[Any]:
-    configs = runnable(subject, problem)
-    return configs[:1] if subject.slow or subject.compiles else configs
-
-
-@pytest.mark.parametrize("subject", _SUBJECTS, ids=str)
-@pytest.mark.parametrize("case", _CASES, ids=str)
+@pytest.mark.parametrize(("subject", "case"), trials(_CASES))
 def test_every_config_takes_a_frozen_weight(subject: Subject, case: Case) -> None:
     x, weight, bias, residual = tensors(case, subject.device)
     assert weight is not None
     problem = problem_of(case, (x, weight, bias, residual), frozen_weight=True)
     judge = oracle(problem, (x, weight, bias, residual))
     before = weight.clone()
-    for config in _some(subject, problem):
+    for config in runnable(subject, problem):
         operand = FrozenOperand(weight)
         launch = subject.backend.bind(config, problem)
         outputs = outputs_of(launch(x, operand, bias, residual))
@@ -57,7 +51,7 @@ def test_every_config_takes_a_frozen_weight(subject: Subject, case: Case) -> Non
 def test_a_launch_keeps_nothing_of_its_weight(subject: Subject, layout: str) -> None:
     case = Case("shared", x=(2, 9, 8, 7), channels=20, padding=(1, 1, 1, 1), layouts=(layout, layout))
     problem = problem_of(case, tensors(case, subject.device), frozen_weight=True)
-    for config in _some(subject, problem):
+    for config in runnable(subject, problem):
         launch = subject.backend.bind(config, problem)
         for _ in range(2):
             x, weight, _, _ = tensors(case, subject.device)
@@ -76,7 +70,7 @@ def test_forms_do_not_grow_with_the_sizes_of_images(subject: Subject, dtype: tor
             case = Case("sizes", x=(batch, 20, height, width), channels=48, padding=(1, 1, 1, 1), dtype=dtype)
             inputs = (dense(case.x, dtype, subject.device), weight, None, None)
             problem = problem_of(case, inputs, frozen_weight=True)
-            for config in _some(subject, problem):
+            for config in runnable(subject, problem):
                 operand = kept.setdefault(
                     (config.algorithm, getattr(config, "layout", "")), FrozenOperand(weight)
                 )
