@@ -101,14 +101,19 @@ def _seconds(call: Call) -> float:
 
 
 def calls(gradients: bool) -> dict[str, tuple[Call, Call]]:
-    """(ours, torch's): a product, and a layer with bias and activation, as a function and as a module.
+    """(ours, torch's): a product, a layer with bias and activation, as a function and as a module, and convolutions.
 
-    The module is in eval mode; without gradients its weight is packed, whichever kernel runs.
+    The module is in eval mode; without gradients its weight is packed, whichever kernel runs. The pointwise
+    convolution runs as a product.
     """
     x, w = (torch.randn(8, 8, requires_grad=gradients) for _ in range(2))
     bias = torch.randn(8, requires_grad=gradients)
     layer = tilewright.nn.Linear(8, 8, activation="relu").eval()
     same = torch.nn.Linear(8, 8).eval()
+    image, pixels, filters, pointwise = (
+        torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_(gradients)
+        for shape in ((1, 8, 6, 6), (1, 8, 3, 3), (8, 8, 3, 3), (8, 8, 1, 1))
+    )
     return {
         "matmul over torch.mm": (lambda: tilewright.matmul(x, w), lambda: torch.mm(x, w)),
         "linear with relu over relu(F.linear)": (
@@ -120,6 +125,18 @@ def calls(gradients: bool) -> dict[str, tuple[Call, Call]]:
             lambda: torch.relu(torch.nn.functional.linear(x, w, bias)),
         ),
         "nn.Linear with relu over relu(nn.Linear)": (lambda: layer(x), lambda: torch.relu(same(x))),
+        "conv2d over F.conv2d": (
+            lambda: tilewright.conv2d(image, filters),
+            lambda: torch.nn.functional.conv2d(image, filters),
+        ),
+        "conv2d_relu, padded, over relu(F.conv2d)": (
+            lambda: tilewright.conv2d_relu(image, filters, bias, padding=1),
+            lambda: torch.relu(torch.nn.functional.conv2d(image, filters, bias, padding=1)),
+        ),
+        "conv2d_relu, pointwise, over relu(F.conv2d)": (
+            lambda: tilewright.conv2d_relu(pixels, pointwise, bias),
+            lambda: torch.relu(torch.nn.functional.conv2d(pixels, pointwise, bias)),
+        ),
     }
 
 
@@ -139,7 +156,7 @@ def main() -> None:
     results = [row.result() for row in rows]
     for result in results:
         print(
-            "{backend:5} {mode:15} {call:37} tilewright {tilewright_us:6.2f} µs, torch {torch_us:5.2f} µs, overhead "
+            "{backend:5} {mode:15} {call:43} tilewright {tilewright_us:6.2f} µs, torch {torch_us:5.2f} µs, overhead "
             "{overhead_us:6.2f} µs (median {overhead_median_us:.2f})".format(**result)
         )
     report = {"environment": environment(torch.device("cpu"), threads=1), "results": results}

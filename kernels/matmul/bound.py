@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from tilewright.kernels.bound import Exact, Pair, bounded, exactly, judge
-from tilewright.kernels.bound import worst_ratio as worst_ratio
 from tilewright.kernels.epilogue import activate
 from tilewright.kernels.frozen import thawed
 from tilewright.kernels.matmul.problem import MatmulProblem

@@ -52,7 +52,7 @@ def _checked(
     if precision not in _PRECISIONS:
         raise ArgumentError(
             f"{source}: precision is {precision!r}; expected one of {', '.join(_PRECISIONS)} "
-            "(auto follows torch.backends.cuda.matmul.fp32_precision)"
+            "(auto follows torch's own fp32_precision settings)"
         )
     for name, value in (("deterministic", deterministic), ("strict", strict), ("pack", pack)):
         if not isinstance(value, bool):
@@ -125,8 +125,10 @@ def options(
             chooses. Where it cannot run a problem, the call falls back to a choice and warns once, or with
             `strict` raises.
         config: with `backend`, run exactly this config.
-        precision: for fp32 operands on CUDA devices, ``"ieee"``, ``"tf32"`` (admits tf32 matrix units), or
-            ``"auto"``, which follows ``torch.backends.cuda.matmul.fp32_precision``.
+        precision: for fp32 operands, ``"ieee"``, ``"tf32"`` (admits tf32 matrix units of CUDA devices, and for
+            convolutions Winograd's algorithm, whose error is no larger), or ``"auto"``: on CUDA devices what
+            ``torch.backends.cuda.matmul.fp32_precision`` or ``torch.backends.cudnn.conv.fp32_precision`` says, on
+            CPUs ``"ieee"``.
         deterministic: False admits kernels whose result may differ in the last bits from run to run.
         strict: raise where a call would otherwise fall back with a warning.
         pack: False keeps the layers of `tilewright.nn` from packing their weights, which takes memory.
