@@ -32,6 +32,7 @@ from tilewright.ops.conv2d_op import (
     InputGradientArguments,
     WeightGradientArguments,
 )
+from tilewright.ops.devices import cuda_surroundings, on_its_device
 
 
 def make_problem(
@@ -105,29 +106,7 @@ def fp32_precision(options: settings.Options, on_cuda: bool) -> Any:
     return cudnn_conv_precision() if on_cuda else "ieee"
 
 
-def _surroundings(*tensors: Tensor | None) -> Any:
-    """What else a choice depends on; on CPUs that is the number of threads."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    if not any(tensor.is_cuda for tensor in present):
-        return torch.get_num_threads()
-    address = 0
-    for tensor in present:
-        address |= tensor.data_ptr()
-    fp32 = present[0].dtype == torch.float32
-    precision = fp32_precision(settings.current(), True) if fp32 else None
-    return *(tensor.device for tensor in present), address & 15, precision
-
-
-def on_its_device(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """`kernel`, with the device of its first tensor as the current one."""
-
-    def guarded(first: Tensor, *others: Any) -> Any:
-        if first.is_cuda and first.device.index != torch.cuda.current_device():
-            with torch.cuda.device(first.device):
-                return kernel(first, *others)
-        return kernel(first, *others)
-
-    return guarded
+_surroundings = cuda_surroundings(fp32_precision)
 
 
 def forward_kernel(keep_preact: bool, on_cpu: bool) -> Callable[..., Any]:

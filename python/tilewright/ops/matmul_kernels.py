@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tilewright import dispatch, settings
 from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.ops.devices import cuda_surroundings, on_its_device
 from tilewright.ops.matmul_checks import check, linear_arguments
 from tilewright.ops.matmul_op import MATMUL, MATMUL_WITH_PREACT, MatmulArguments
 
@@ -44,15 +45,7 @@ def cpu_kernel(keep_preact: bool) -> Callable[..., Any]:
 
 
 def cuda_kernel(keep_preact: bool) -> Callable[..., Any]:
-    kernel = _kernel(keep_preact, _cuda_surroundings)
-
-    def on_its_device(a: Tensor, *others: Any) -> Any:
-        if a.is_cuda and a.device.index != torch.cuda.current_device():
-            with torch.cuda.device(a.device):
-                return kernel(a, *others)
-        return kernel(a, *others)
-
-    return on_its_device
+    return on_its_device(_kernel(keep_preact, cuda_surroundings(dispatch.fp32_precision)))
 
 
 def _kernel(keep_preact: bool, surroundings: Callable[..., Any] | None) -> Callable[..., Any]:
@@ -92,17 +85,6 @@ def _kernel(keep_preact: bool, surroundings: Callable[..., Any] | None) -> Calla
         return launch(a, b, bias, residual)
 
     return kernel
-
-
-def _cuda_surroundings(a: Tensor, b: Tensor, bias: Tensor | None, residual: Tensor | None) -> tuple[Any, ...]:
-    address = a.data_ptr() | b.data_ptr()
-    devices = [a.device, b.device]
-    for addend in (bias, residual):
-        if addend is not None:
-            address |= addend.data_ptr()
-            devices.append(addend.device)
-    precision = dispatch.fp32_precision(settings.current(), True) if a.dtype == torch.float32 else None
-    return *devices, address & 15, precision
 
 
 def matmul_problem(*args: Any, **keywords: Any) -> MatmulProblem:
