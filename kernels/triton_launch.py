@@ -17,6 +17,15 @@ _POINTER_TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """How a tensor argument is described to the tensor memory accelerator: a view of it, and what one load takes."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """A kernel with everything fixed but its pointers."""
 
@@ -27,6 +36,7 @@ class Kernel:
     scalars: tuple[int, ...]
     constants: tuple[Any, ...]
     options: dict[str, Any]
+    boxes: tuple[Box | None, ...] = ()  # per pointer, from the first: passed as a descriptor of this box
 
     def specialization(self) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[list[Any]]]]:
         """(signature, constexprs, attrs) as Triton's JIT derives them from a call with these arguments.
@@ -41,6 +51,10 @@ class Kernel:
         for i, (dtype, aligned) in enumerate(zip(self.pointers, self.aligned, strict=True)):
             if dtype is None:
                 signature[names[i]], constexprs[names[i]] = "constexpr", None
+                continue
+            box = self.boxes[i] if i < len(self.boxes) else None
+            if box is not None:
+                signature[names[i]] = f"tensordesc<{_POINTER_TYPES[dtype][1:]}{list(box.block)}>"
                 continue
             signature[names[i]] = _POINTER_TYPES[dtype]
             if aligned:
@@ -76,8 +90,21 @@ class Runner:
             if dtype is not None
         )
         self._compiled: dict[int | None, Any] = {}
+        self._boxes = kernel.boxes
+        if kernel.boxes:
+            from triton.tools.tensor_descriptor import TensorDescriptor
+
+            self._describe = TensorDescriptor
 
     def __call__(self, device: int | None, *pointers: Tensor | None) -> None:
+        if self._boxes:
+            described = [
+                tensor
+                if box is None
+                else self._describe(tensor, list(box.shape), list(box.strides), list(box.block))
+                for tensor, box in zip(pointers, self._boxes, strict=False)
+            ]
+            pointers = (*described, *pointers[len(described) :])
         launch = self._compiled.get(device)
         if launch is not None:
             launch(*pointers, *self._rest)

@@ -147,4 +147,4 @@ class TritonMatmul:
 def _interpreter_failing() -> Absence | None:
     one = torch.ones(1, 1)
     config, problem = TritonConfig("tiled", 16, 16, 16, 1, 1, 4, 2), MatmulProblem.from_tensors(one, one)
-    return interpreter_failure(lambda: TritonMatmul().bind(config, problem)(one, one), "1 · 1")  # type: ignore[no-any-return]
+    return interpreter_failure(lambda: TritonMatmul().bind(config, problem)(one, one), "1 · 1")

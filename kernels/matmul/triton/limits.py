@@ -19,6 +19,7 @@ from tilewright.kernels.matmul.triton.alignment import elementwise, stores_singl
 from tilewright.kernels.matmul.triton.config import TritonConfig
 from tilewright.kernels.triton_launch import cdiv
 from tilewright.kernels.triton_runtime import interpreting
+from tilewright.kernels.triton_tile import OLDEST_CAPABILITY, Tile, kib
 
 _ALLOWED: dict[str, tuple[int, ...]] = {
     "block_m": (16, 32, 64, 128, 256),
@@ -31,13 +32,9 @@ _ALLOWED: dict[str, tuple[int, ...]] = {
 _MAX_SPLIT = 64
 _MAX_SIZE = 2**31 - 1024  # sizes and indices are 32-bit, and a block may reach past the end
 _MAX_GRID = 2**31 - 1
-_OLDEST_CAPABILITY = 80
-_BARRIER_BYTES = 64  # mbarriers beside the buffers, up to 8 bytes for each of 6 stages, and rounding
 
 # Elements that a thread reads one by one in a K step. Each holds a 64-bit address and a register at once.
 _MAX_SINGLES = 48
-# Bytes of one row of a K step: under 64 the copies are short, over 512 fragments pile up in registers.
-_SHORTEST_STEP, _LONGEST_STEP, _LONGEST_IEEE_STEP = 64, 512, 128
 
 
 def rejects(config: Any, problem: MatmulProblem, device: DeviceSpec) -> str | None:
@@ -51,23 +48,14 @@ def rejects(config: Any, problem: MatmulProblem, device: DeviceSpec) -> str | No
 
 
 def shared_bytes(config: TritonConfig, problem: MatmulProblem, capability: int) -> int:
-    """The most shared memory per block that the compiled kernel asks for.
-
-    Buffers of A and B tiles: one per stage for wgmma and tcgen05, which read operands from shared memory
-    asynchronously; one fewer for mma.sync and fp32 multiply-adds, which have copied theirs to registers.
-    The epilogue reuses them to redistribute a part of the accumulator. Exact up to the barriers where
-    every load is a vector; an operand that is read element by element needs fewer buffers.
-    """
-    stage = (config.block_m + config.block_n) * config.block_k * problem.dtype.itemsize
-    buffers = config.num_stages - (0 if _reads_shared_operands(config, problem, capability) else 1)
-    redistributed = config.block_m * config.block_n * 4 // subtiles(config, problem)
-    return max(buffers * stage, redistributed) + _BARRIER_BYTES
+    """The most shared memory per block that the compiled kernel asks for."""
+    return _tile(config, problem).shared_bytes(capability, subtiles(config, problem))
 
 
 def subtiles(config: TritonConfig, problem: MatmulProblem) -> int:
     """Column ranges that the epilogue finishes one by one, so that a thread holds few addresses at once."""
     at_once = 16 if stores_singles(problem) else 32
-    return max(1, min(4, _accumulator(config) // at_once, config.block_n // 16))
+    return max(1, min(4, _tile(config, problem).accumulators // at_once, config.block_n // 16))
 
 
 def _malformed(config: Any) -> str | None:
@@ -110,19 +98,19 @@ def _unfit_device(config: TritonConfig, problem: MatmulProblem, device: DeviceSp
         if not interpreting():
             return "Triton compiles for GPUs only; TRITON_INTERPRET=1 interprets its kernels on the CPU"
         return None
-    if device.capability < _OLDEST_CAPABILITY:
+    if device.capability < OLDEST_CAPABILITY:
         return f"needs compute capability 8.0 (sm_80), the device is {device.arch}"
     shared = shared_bytes(config, problem, device.capability)
     if shared > device.shared_bytes:
-        return f"needs {_kib(shared)} KB of shared memory, the device has {_kib(device.shared_bytes)} KB"
+        return f"needs {kib(shared)} KB of shared memory, the device has {kib(device.shared_bytes)} KB"
     return _too_many_registers(config, problem, device.capability)
 
 
 def _too_many_registers(config: TritonConfig, problem: MatmulProblem, capability: int) -> str | None:
-    step = config.block_k * problem.dtype.itemsize
-    longest = _LONGEST_STEP if _on_matrix_units(problem) else _LONGEST_IEEE_STEP
-    if not _SHORTEST_STEP <= step <= longest:
-        return f"a K step of {config.block_k} is {step} bytes a row; expected {_SHORTEST_STEP} to {longest}"
+    tile = _tile(config, problem)
+    unfit = tile.unfit_step()
+    if unfit is not None:
+        return unfit
     a_singles, b_singles = elementwise(problem)
     rows_read_singly = (config.block_m if a_singles else 0) + (config.block_n if b_singles else 0)
     read_singly = rows_read_singly * config.block_k // (32 * config.num_warps)
@@ -131,7 +119,7 @@ def _too_many_registers(config: TritonConfig, problem: MatmulProblem, capability
             f"each thread would read {read_singly} elements one by one per step, {_MAX_SINGLES} fit its "
             "registers: sizes or strides are not multiples of 16 bytes"
         )
-    held, most = _accumulator(config), _accumulator_limit(config, problem, capability)
+    held, most = tile.accumulators, _accumulator_limit(config, problem, capability)
     if held > most:
         return f"needs {held} registers per thread for the accumulator, {most} leave room for the rest"
     return None
@@ -140,11 +128,12 @@ def _too_many_registers(config: TritonConfig, problem: MatmulProblem, capability
 def _accumulator_limit(config: TritonConfig, problem: MatmulProblem, capability: int) -> int:
     """fp32 values of the accumulator that a thread can hold beside addresses, masks and operands."""
     reads_singles = any(elementwise(problem))
-    if not _on_matrix_units(problem):
+    tile = _tile(config, problem)
+    if not tile.on_matrix_units:
         return 32 if reads_singles else 64  # multiply-adds hold both operands in registers too
     if reads_singles or stores_singles(problem):
         return 64  # element addresses are 64-bit
-    if _reads_shared_operands(config, problem, capability):
+    if tile.reads_shared_operands(capability):
         # A tile longer than the warps that share it, and walked across: masks and addresses add up.
         lopsided = max(config.block_m, config.block_n) > 32 * config.num_warps
         return 64 if lopsided and problem.a_layout != "row" else 128
@@ -161,19 +150,9 @@ def _wasteful(config: TritonConfig, problem: MatmulProblem) -> str | None:
     return None
 
 
-def _reads_shared_operands(config: TritonConfig, problem: MatmulProblem, capability: int) -> bool:
-    if not 90 <= capability < 120 or config.block_m < 64:
-        return False
-    return _on_matrix_units(problem)
-
-
-def _on_matrix_units(problem: MatmulProblem) -> bool:
-    return problem.dtype != torch.float32 or problem.precision == "tf32"
-
-
-def _accumulator(config: TritonConfig) -> int:
-    return config.block_m * config.block_n // (32 * config.num_warps)
-
-
-def _kib(size: int) -> int:
-    return -(-size // 1024)
+def _tile(config: TritonConfig, problem: MatmulProblem) -> Tile:
+    return Tile(
+        *(config.block_m, config.block_n, config.block_k, config.num_warps, config.num_stages),
+        problem.dtype,
+        problem.precision,
+    )

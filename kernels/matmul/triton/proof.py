@@ -13,13 +13,7 @@ from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.problem import MatmulProblem, Precision
 from tilewright.kernels.matmul.triton.config import TritonConfig, candidates
 from tilewright.kernels.matmul.triton.limits import rejects
-
-DTYPES: dict[str, tuple[torch.dtype, Precision]] = {
-    "bf16": (torch.bfloat16, "ieee"),
-    "f16": (torch.float16, "ieee"),
-    "tf32": (torch.float32, "tf32"),
-    "f32": (torch.float32, "ieee"),
-}
+from tilewright.kernels.triton_proof import DTYPES
 
 # From one row to a large batch of tokens against a 4096 x 4096 layer, with the shallow and deep products
 # that call for split-K; between them they list every tile.
