@@ -13,7 +13,8 @@ from tilewright.kernels.triton_launch import cdiv
 from tilewright.kernels.triton_tile import Tile
 
 GPU_BANDWIDTH_SHARE = 0.9
-TILE_LATENCY = 1.5e-6  # first loads of a tile before its first product, and its epilogue
+TILE_LATENCY = 1.5e-6
+"""The first loads of a tile before its first product, and its epilogue."""
 _L2_BYTES_PER_CLOCK = 64  # per multiprocessor; DeepGEMM's heuristic for sm_90
 _L2_BYTES_PER_CLOCK_AT_MOST = 6154
 _MEMORY_LATENCY = 0.8e-6
@@ -101,6 +102,5 @@ def product_seconds(
 def split_seconds(outputs: int, split: int, device: DeviceSpec) -> float:
     """Writing and reading the fp32 parts of `outputs` sums, and the launch that adds them."""
     partial = split * outputs * 4
-    # A workspace that stays in L2 does not reach main memory.
     rate = device.bandwidth * GPU_BANDWIDTH_SHARE
     return 2 * partial / rate + device.launch_seconds

@@ -49,12 +49,12 @@ def expected_seconds(config: TritonConfig, problem: Conv2dProblem, device: Devic
 
 def _copy_seconds(problem: Conv2dProblem, copied: Conv2dProblem, device: DeviceSpec) -> float:
     itemsize, seconds = problem.dtype.itemsize, 0.0
-    for shape, strides, new in (
-        (problem.x_shape, problem.x_strides, copied.x_strides),
-        (problem.weight_shape, problem.weight_strides, copied.weight_strides),
-        (problem.y_shape, problem.y_strides, copied.y_strides),
+    for shape, strides, new, kept in (
+        (problem.x_shape, problem.x_strides, copied.x_strides, False),
+        (problem.weight_shape, problem.weight_strides, copied.weight_strides, problem.frozen_weight),
+        (problem.y_shape, problem.y_strides, copied.y_strides, False),
     ):
-        if strides != new:
+        if strides != new and not kept:
             # A transposition: half of the bandwidth is what torch's copy draws.
             moved = 2 * math.prod(shape) * itemsize
             seconds += 2 * moved / (device.bandwidth * GPU_BANDWIDTH_SHARE) + device.launch_seconds

@@ -56,6 +56,7 @@ _MODELS: dict[tuple[str, str, str], Model] = {
     ("matmul", "aten", "cuda"): matmul.gpu_vendor,
     ("conv2d", "cpu", "cpu"): conv2d.cpu,
     ("conv2d", "aten", "cpu"): conv2d.cpu_vendor,
+    ("conv2d", "triton", "cuda"): conv2d.triton,
     ("conv2d", "aten", "cuda"): conv2d.gpu_vendor,
 }
 _DEFAULTS: dict[str, Model] = {UNTUNED_LAST_RESORT: _reference, "triton": _interpreted}

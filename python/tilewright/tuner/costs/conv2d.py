@@ -9,6 +9,7 @@ import torch
 
 from tilewright.kernels.conv2d.cpu import cost as cpu_cost
 from tilewright.kernels.conv2d.problem import Conv2dProblem, output_strides
+from tilewright.kernels.conv2d.triton import cost as triton_cost
 from tilewright.kernels.dtypes import KERNEL_DTYPES
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.tuner.costs.shared import (
@@ -30,6 +31,10 @@ from tilewright.tuner.costs.shared import (
 
 def cpu(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> float:
     return cpu_cost.expected_seconds(config, problem, device)
+
+
+def triton(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> float:
+    return triton_cost.expected_seconds(config, problem, device)
 
 
 # oneDNN on CPUs, measured with torch 2.13 on AMD Zen 5 (AVX-512 with BF16), one thread. Convolutions in channels_last

@@ -9,6 +9,8 @@ import torch
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.cpu import cost as cpu_cost
 from tilewright.kernels.matmul.problem import MatmulProblem
+from tilewright.kernels.triton_cost import Product, product_seconds
+from tilewright.kernels.triton_tile import Tile
 from tilewright.tuner.costs.shared import (
     CORE_BANDWIDTH,
     CPU_CACHE_SPEEDUP,
@@ -102,72 +104,30 @@ def _elementwise_passes(algorithm: str, problem: MatmulProblem) -> int:
 
 # CUDA devices
 
-_L2_BYTES_PER_CLOCK = 64  # per multiprocessor; DeepGEMM's heuristic for sm_90
-_L2_BYTES_PER_CLOCK_AT_MOST = 6154
-_MEMORY_LATENCY = 0.8e-6
-_FULL_TILE = {"tensor": 128 * 256, "fp32": 128 * 128}
-"""The tile that reaches the best efficiency; smaller ones load more operands per product."""
-
 
 def triton(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
     m, n, k, batch = _sizes(problem)
     itemsize = problem.dtype.itemsize
-    block_m, block_n = field(config, "block_m", 64), field(config, "block_n", 64)
-    block_k, split_k = field(config, "block_k", 32), field(config, "split_k", 1)
-    warps, stages, group_m = (
+    tile = Tile(
+        field(config, "block_m", 64),
+        field(config, "block_n", 64),
+        field(config, "block_k", 32),
         field(config, "num_warps", 4),
         field(config, "num_stages", 2),
-        field(config, "group_m", 1),
+        problem.dtype,
+        problem.precision,
     )
-    if min(m, n, batch) == 0:
-        return device.launch_seconds
-    rows, columns = ceil(m, block_m), ceil(n, block_n)
-    tiles = batch * rows * columns * split_k
-    depth = ceil(ceil(k, split_k), block_k) * block_k
-
-    # Occupancy: blocks that share a multiprocessor, limited by shared memory, registers and threads.
-    stage = (block_m + block_n) * block_k * itemsize
-    shared = max(1, stages * stage)
-    registers = block_m * block_n + warps * 32 * 40
-    resident = min(
-        max(1, (device.shared_bytes or shared) // shared),
-        max(1, (device.registers or 65536) // registers),
-        max(1, 64 // warps),
+    product = Product(
+        batch=batch,
+        rows=m,
+        columns=n,
+        steps=ceil(k, tile.block_k),
+        bytes=problem.bytes(),
+        operand_bytes=batch * (m + n) * k * itemsize,
+        row_bytes=k * itemsize,
+        column_bytes=k * itemsize,
     )
-    slots = device.units * resident
-    waves = ceil(tiles, slots)
-
-    # Compute: every block of a wave has its share of a multiprocessor.
-    tensor = problem.dtype != torch.float32 or problem.precision == "tf32"
-    full = _FULL_TILE["tensor" if tensor else "fp32"]
-    efficiency = 0.8 * min(1.0, (block_m * block_n / full) ** 0.2)
-    efficiency *= min(1.0, warps * 32 * 160 / (block_m * block_n))  # more accumulators than registers hold
-    if stages < 2:
-        efficiency *= 0.6  # loads and products take turns
-    if tensor and block_m < 64 and device.capability >= 90:
-        efficiency *= 0.6  # below 64 rows Triton falls back from wgmma to mma.sync
-    sharing = min(resident, ceil(tiles, device.units))
-    per_block = gpu_peak(problem, device) * efficiency / (device.units * sharing)
-    compute = waves * 2.0 * block_m * block_n * depth / per_block
-
-    # Through L2 every tile loads its operands; from memory each wave loads the panels that its tiles share.
-    l2_rate = min(_L2_BYTES_PER_CLOCK * device.units, _L2_BYTES_PER_CLOCK_AT_MOST) * device.clock_hz
-    cached = tiles * (block_m + block_n) * depth * itemsize / l2_rate
-    group = min(group_m, rows)
-    wave_tiles = min(tiles, slots)
-    panels = (group * block_m + max(1.0, wave_tiles / group) * block_n) * depth * itemsize
-    fits = batch * (m + n) * k * itemsize <= device.l2_bytes
-    traffic = problem.bytes() if fits else max(problem.bytes(), waves * panels)
-    # Little's law: bytes in flight per latency bound the bandwidth that few blocks can draw.
-    in_flight = wave_tiles * max(1, stages - 1) * stage
-    bandwidth = min(device.bandwidth * GPU_BANDWIDTH_SHARE, in_flight / _MEMORY_LATENCY)
-    memory = traffic / bandwidth
-
-    seconds: float = max(compute, cached, memory) + TILE_LATENCY + device.launch_seconds
-    if split_k > 1:
-        partial = split_k * batch * m * n * 4
-        seconds += 2 * partial / (device.bandwidth * GPU_BANDWIDTH_SHARE) + device.launch_seconds
-    return seconds
+    return product_seconds(product, tile, field(config, "split_k", 1), field(config, "group_m", 1), device)
 
 
 def gpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:

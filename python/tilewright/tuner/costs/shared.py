@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.triton_cost import GPU_BANDWIDTH_SHARE as GPU_BANDWIDTH_SHARE
+from tilewright.kernels.triton_cost import TILE_LATENCY as TILE_LATENCY
 
 TORCH_OP_SECONDS = 3e-6
 """An elementwise torch operator that has next to nothing to do."""
@@ -13,10 +15,6 @@ CPU_CACHE_SPEEDUP = 3.0
 """A shared last-level cache against main memory."""
 
 VENDOR_BANDWIDTH_SHARE = 0.8
-GPU_BANDWIDTH_SHARE = 0.9
-
-TILE_LATENCY = 1.5e-6
-"""On GPUs: the first loads of a tile before its first product, and its epilogue."""
 
 CORE_BANDWIDTH = 25e9
 """B/s that one CPU core draws."""
