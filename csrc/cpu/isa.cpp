@@ -10,11 +10,16 @@ namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 extern const MatmulKernel kGemm[];
 extern const MatmulKernel kGemv[];
 extern const Conv2dKernel kDirect[];
+extern const Conv2dKernel kGrouped[];
 extern const Conv2dKernel kWeightGradient[];
 extern const Conv2dKernel kWinograd[];
 extern const Probe kProbe;
 
-constinit const IsaKernels kKernels = {
-    TW_TEXT(TILEWRIGHT_ISA_NAMESPACE), kLanes, kGemm, kGemv, {kDirect, kWeightGradient, kWinograd}, &kProbe};
+constinit const IsaKernels kKernels = {TW_TEXT(TILEWRIGHT_ISA_NAMESPACE),
+                                       kLanes,
+                                       kGemm,
+                                       kGemv,
+                                       {kDirect, kGrouped, kWeightGradient, kWinograd},
+                                       &kProbe};
 
 }  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

@@ -274,6 +274,21 @@ TW_INLINE vf load_strided(const T* p, int64_t stride, int count) {
   return load(lane);
 }
 
+// Lane i is p[index[i]], where every index is less than kLanes; p[0 … kLanes - 1] may be read.
+template <class T>
+TW_INLINE vf load_permuted(const T* p, vi index) {
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps((__m512i)index, load(p));
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(load(p), (__m256i)index);
+#elif defined(__aarch64__)
+  return __builtin_shuffle(load(p), index);
+#else
+  const T lane[kLanes] = {p[index[0]], p[index[1]], p[index[2]], p[index[3]]};
+  return load(lane);
+#endif
+}
+
 // ---- transposition
 // -------------------------------------------------------------------------------------------
 

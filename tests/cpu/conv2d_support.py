@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,14 +73,24 @@ def layer(
     return Case(x.to(dtype), weight.to(dtype), addend, None, {"groups": groups, **parameters})
 
 
-def random_case(pick: random.Random, dtype: torch.dtype, groups: tuple[int, ...] = (1, 1, 1, 2, 3)) -> Case:
+def any_channels(pick: random.Random) -> tuple[int, int, int]:
+    """(groups, input channels, output channels), of all groups together."""
+    groups = pick.choice((1, 1, 1, 2, 3))
+    return (
+        groups,
+        groups * pick.choice((1, 2, 3, 5, 16, 17, 33)),
+        groups * pick.choice((1, 3, 7, 16, 31, 32, 33, 40)),
+    )
+
+
+def random_case(
+    pick: random.Random,
+    dtype: torch.dtype,
+    channels: Callable[[random.Random], tuple[int, int, int]] = any_channels,
+) -> Case:
     """Any geometry: odd sizes, asymmetric padding, epilogues, layouts."""
     while True:
-        group = pick.choice(groups)
-        c, k = (
-            group * pick.choice((1, 2, 3, 5, 16, 17, 33)),
-            group * pick.choice((1, 3, 7, 16, 31, 32, 33, 40)),
-        )
+        group, c, k = channels(pick)
         kernel = pick.choice((1, 2, 3, 5)), pick.choice((1, 2, 3, 7))
         stride, dilation = (
             (pick.choice((1, 2, 3)), pick.choice((1, 2, 3))),

@@ -7,17 +7,10 @@ from itertools import islice
 
 import torch
 
-from tilewright.kernels.conv2d.cpu import weight_gradient, winograd_configs
-from tilewright.kernels.conv2d.cpu.config import (
-    MAX_ROWS,
-    CpuConfig,
-    conv_out_size,
-    instances,
-    output_channels,
-    rejection,
-    slab_bytes,
-)
+from tilewright.kernels.conv2d.cpu import grouped, weight_gradient, winograd_configs
+from tilewright.kernels.conv2d.cpu.config import MAX_ROWS, CpuConfig, instances, rejection, slab_bytes
 from tilewright.kernels.conv2d.cpu.cost import expected_seconds
+from tilewright.kernels.conv2d.cpu.geometry import conv_out_size, output_channels
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.conv2d.winograd import transforms
 from tilewright.kernels.cpu import LANES, PANEL_VECTORS, features, launch_threads
@@ -50,6 +43,7 @@ def _candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfi
         yield from weight_gradient.configs(problem, device)
     else:
         yield from _direct(problem, device)
+        yield from _grouped(problem, device)
         if transforms(problem) and problem.precision == "tf32":
             yield from winograd_configs.configs(problem, device)
 
@@ -83,6 +77,12 @@ def _direct(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
                             yield CpuConfig(
                                 "direct", device.arch, block_h, block_w, group * panel, parts, compute, pack
                             )
+
+
+def _grouped(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
+    pack = "frozen" if problem.frozen_weight else "shared"
+    for block_h, block_w, block_n in grouped.candidates(problem, device):
+        yield CpuConfig("grouped", device.arch, block_h, block_w, block_n, pack=pack)
 
 
 def _widths(problem: Conv2dProblem, width: int, run: int, device: DeviceSpec, compute: str) -> Iterator[int]:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tilewright.kernels.conv2d.cpu import winograd
+from tilewright.kernels.conv2d.cpu import grouped, winograd
+from tilewright.kernels.conv2d.cpu.geometry import (
+    conv_out_size,
+    conv_stride,
+    input_strides,
+    output_channels,
+    reduction_channels,
+)
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.cpu import (
     COMPUTE,
@@ -41,6 +48,9 @@ class CpuConfig:
     output channels, which it computes ``block_n`` at a time. ``pack`` says who lays the weight out: all threads
     together before they start (``shared``), or whoever froze it (``frozen``).
 
+    ``grouped``: a task is a block of ``block_h × block_w`` pixels of an output image and ``block_n`` output channels,
+    rounded to whole vectors; ``parts`` is 1, ``pack`` as for ``direct``.
+
     ``weight_gradient``: a task owns ``block_n`` output and ``block_c`` input channels of dw and passes over the pixels,
     ``block_h`` rows of output images at a time; ``parts`` is how many shares of the pixels are summed by themselves.
     It has no use for ``block_w``, nor the other algorithms for ``block_c``.
@@ -49,11 +59,11 @@ class CpuConfig:
     (``block_h`` is 1); the rest is as above.
 
     ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
-    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w``
-    decide the bits of the result (of dw, ``parts`` too); ``block_n`` and threads do not.
+    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, and but for ``grouped`` ``block_h``
+    and ``block_w`` decide the bits of the result (of dw, ``parts`` too); ``block_n`` and threads do not.
     """
 
-    algorithm: str  # one of those that were compiled: direct, winograd_fused, winograd_phased
+    algorithm: str  # one of those that were compiled: direct, grouped, winograd_fused, winograd_phased
     isa: str  # one of kernels.cpu.ISA_LEVELS
     block_h: int
     block_w: int
@@ -108,13 +118,19 @@ def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | 
         return "the weight may change between calls, so a packed copy could go stale; pack that of a frozen module"
     if (config.algorithm == "weight_gradient") != (problem.direction == "weight_gradient"):
         return f"{config.algorithm} does not compute {problem.direction}"
+    if config.algorithm == "grouped":
+        if config.parts != 1:
+            return f"parts is {config.parts}; grouped takes 1"
+        bad = grouped.refusal(problem)
+        if bad is not None:
+            return bad
     if config.algorithm in winograd.ALGORITHMS:
         if config.block_h != 1:
             return f"block_h is {config.block_h}; a block of winograd is 1 x block_w tiles"
         bad = winograd.refusal(problem)
         if bad is not None:
             return bad
-    elif config.algorithm != "weight_gradient" and math.prod(problem.kernel) > _MAX_POSITIONS:
+    if config.algorithm == "direct" and math.prod(problem.kernel) > _MAX_POSITIONS:
         return (
             f"direct takes kernels of at most {_MAX_POSITIONS} positions; it has {math.prod(problem.kernel)}"
         )
@@ -128,10 +144,10 @@ def slab_bytes(problem: Conv2dProblem, block_h: int, block_w: int, compute: str)
     """An upper bound of the part of x that a block's windows cover: ``Layout`` in direct.cpp."""
     channels = reduction_channels(problem)
     units = -(-channels // (2 if compute == "bf16" else 1)) + 16
-    inner = problem.x_strides if problem.direction == "forward" else problem.y_strides
+    inner = input_strides(problem)
     (height, width), (kernel_h, kernel_w) = conv_out_size(problem), problem.kernel
     # Phases of an input gradient have stride 1, and a part of the kernel no farther apart.
-    stride_h, stride_w = problem.stride if problem.direction == "forward" else (1, 1)
+    stride_h, stride_w = conv_stride(problem)
     dilation_h, dilation_w = problem.dilation
     picks_columns = kernel_w == 1 and not (inner[3] == 1 and inner[1] != 1 and stride_w <= 4)
     rows = (
@@ -153,6 +169,8 @@ def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
         from tilewright.kernels.conv2d.cpu import weight_gradient
 
         return weight_gradient.workspace_bytes(config, problem)
+    if config.algorithm == "grouped":
+        return grouped.workspace_bytes(problem, config.isa, config.block_h, config.block_w, config.block_n)
     if config.algorithm in winograd.ALGORITHMS:
         return winograd.workspace_bytes(
             tiling(config, problem),
@@ -182,23 +200,3 @@ def tiling(config: CpuConfig, problem: Conv2dProblem) -> winograd.Tiling:
         output_channels(problem),
         config.block_w,
     )
-
-
-# An input gradient is the convolution of dy with the flipped kernel: channels and images change places.
-
-
-def reduction_channels(problem: Conv2dProblem) -> int:
-    """Channels of one group that a kernel sums over."""
-    channels = problem.in_channels if problem.direction == "forward" else problem.out_channels
-    return channels // max(problem.groups, 1)
-
-
-def output_channels(problem: Conv2dProblem) -> int:
-    """Channels of one group that a kernel computes."""
-    channels = problem.out_channels if problem.direction == "forward" else problem.in_channels
-    return channels // max(problem.groups, 1)
-
-
-def conv_out_size(problem: Conv2dProblem) -> tuple[int, int]:
-    """Of the image that a kernel computes."""
-    return problem.out_size if problem.direction == "forward" else problem.size

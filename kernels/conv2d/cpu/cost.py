@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 
-from tilewright.kernels.conv2d.cpu import weight_gradient, winograd_configs
-from tilewright.kernels.conv2d.cpu.config import (
-    MAX_ROWS,
-    CpuConfig,
+from tilewright.kernels.conv2d.cpu import grouped, weight_gradient, winograd_configs
+from tilewright.kernels.conv2d.cpu.config import MAX_ROWS, CpuConfig, slab_bytes
+from tilewright.kernels.conv2d.cpu.geometry import (
     conv_out_size,
+    input_strides,
     output_channels,
     reduction_channels,
-    slab_bytes,
 )
 from tilewright.kernels.conv2d.cpu.winograd import ALGORITHMS
 from tilewright.kernels.conv2d.problem import Conv2dProblem
@@ -37,6 +36,9 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
     """The predicted time of one call."""
     if config.algorithm == "weight_gradient":
         return weight_gradient.expected_seconds(config, problem, device)
+    if config.algorithm == "grouped":
+        cut = config.block_h, config.block_w, config.block_n
+        return grouped.seconds(problem, device, config.isa, cut, frozen=config.pack == "frozen")
     if config.algorithm in ALGORITHMS:
         return winograd_configs.expected_seconds(config, problem, device)
     threads = min(launch_threads(problem), device.units)
@@ -75,7 +77,7 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
         per_step *= 1.0 + 0.1 * min(4.0, (group_bytes + slab) / device.l2_bytes - 1)
     multiplying = tiles * (steps * per_step / _INNER_LOOP + positions * _SEGMENT + _TILE) * cycle
 
-    filling = _COPY if problem_inner_stride(problem) == 1 else _PACK
+    filling = _COPY if input_strides(problem)[1] == 1 else _PACK
     filled = slab / 4 * depth / max(1.0, config.parts / used if config.parts < used else 1.0)
     elements = block_h * block_w * min(part_panels * panel, outputs)
     finishing = _FINISH + (_TURN if _turned(problem) else 0.0)
@@ -86,12 +88,6 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
 
     reading = problem.bytes() / bandwidth(device, used, problem.bytes())
     return overlapped(rounds * task + packing, reading, _HIDDEN) + start(device, used)
-
-
-def problem_inner_stride(problem: Conv2dProblem) -> int:
-    """Of the channels of what is summed over."""
-    strides = problem.x_strides if problem.direction == "forward" else problem.y_strides
-    return strides[1]
 
 
 def _turned(problem: Conv2dProblem) -> bool:

@@ -120,3 +120,30 @@ def _phases(problem: Conv2dProblem, dim: int) -> Iterator[_Phase]:
             dilation=dilation // common,
             padding=padding,
         )
+
+
+def reduction_channels(problem: Conv2dProblem) -> int:
+    """Channels of one group that a kernel sums over."""
+    channels = problem.in_channels if problem.direction == "forward" else problem.out_channels
+    return channels // max(problem.groups, 1)
+
+
+def output_channels(problem: Conv2dProblem) -> int:
+    """Channels of one group that a kernel computes."""
+    channels = problem.out_channels if problem.direction == "forward" else problem.in_channels
+    return channels // max(problem.groups, 1)
+
+
+def conv_out_size(problem: Conv2dProblem) -> tuple[int, int]:
+    """Of the image that a kernel computes."""
+    return problem.out_size if problem.direction == "forward" else problem.size
+
+
+def conv_stride(problem: Conv2dProblem) -> tuple[int, int]:
+    """Of a kernel's windows."""
+    return problem.stride if problem.direction == "forward" else (1, 1)
+
+
+def input_strides(problem: Conv2dProblem) -> tuple[int, ...]:
+    """(n, c, h, w) of what a kernel reads."""
+    return problem.x_strides if problem.direction == "forward" else problem.y_strides

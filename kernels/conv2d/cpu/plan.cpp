@@ -125,7 +125,9 @@ Conv2dPlan::Conv2dPlan(const Conv2dRequest& r) {
       checked_add(checked_mul(g.out_width + 16, r.stride[1], "a block"), window(1), "a block");
   const int64_t height = checked_mul(g.block_h + 16, window(0), "a block");
   const int64_t pixel = checked_mul(g.in_channels + g.out_channels + 64, 8, "a block");
-  checked_mul(checked_mul(width, height, "a block"), pixel, "a block");
+  const int64_t block = checked_mul(checked_mul(width, height, "a block"), pixel, "a block");
+  // Some algorithms copy the channels of all groups, and each thread its own block.
+  checked_mul(checked_mul(block, g.groups, "a block"), kMaxThreads, "a block");
   int64_t packed = checked_mul(checked_mul(g.kernel_h + 16, g.kernel_w + 16, "the weight"), 4, "the weight");
   packed =
       checked_mul(checked_mul(packed, g.in_channels + 64, "the weight"), g.out_channels + 64, "the weight");

@@ -18,8 +18,12 @@ struct Slab {
   bool even;  // nothing lies between the pixels of a row,
   bool flat;  // nor between the channels of its last step
 
-  // `columns` are output pixels of a row; `unit` is the size of what is stored for `depth` channels.
-  Slab(const Conv2dGeometry& g, int64_t columns, int64_t channels_, int64_t depth, int64_t unit) {
+  Slab() = default;
+
+  // `columns` are output pixels of a row; `unit` is the size of what is stored for `depth` channels. A pixel
+  // takes a multiple of `whole` units.
+  Slab(const Conv2dGeometry& g, int64_t columns, int64_t channels_, int64_t depth, int64_t unit,
+       int64_t whole = 1) {
     step_h = g.kernel_h == 1 ? g.stride_h : 1;
     // Columns that lie side by side are read in vectors, and cost less to take along than to pick out.
     const bool picks_columns = g.kernel_w == 1 && !(g.x_w == 1 && g.x_c != 1 && g.stride_w <= 4);
@@ -30,7 +34,7 @@ struct Slab {
     around_w = (g.kernel_w - 1) * g.dilation_w;
     channels = channels_;
     const int64_t units = ceil_div(channels, depth);
-    pixel_units = units;
+    pixel_units = round_up(units, whole);
     // The pixels of a tile would otherwise fall into the same few sets of L1.
     if (pixel_units * stride_w * unit % 512 == 0) pixel_units += kLine / unit;
     even = pixel_units == units;

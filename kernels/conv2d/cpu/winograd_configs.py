@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from tilewright.kernels.conv2d.cpu.config import (
     MAX_ROWS,
     CpuConfig,
-    conv_out_size,
-    output_channels,
-    reduction_channels,
     tiling,
 )
+from tilewright.kernels.conv2d.cpu.geometry import conv_out_size, output_channels, reduction_channels
 from tilewright.kernels.conv2d.cpu.winograd import ALGORITHMS, POSITIONS, Tiling, weight_bytes
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.cpu import LANES, PANEL_VECTORS, launch_threads

@@ -26,6 +26,10 @@ LEVEL = (
 LEVEL_SOURCES = (
     "csrc/cpu/isa.cpp",
     "csrc/cpu/probe_kernels.cpp",
+    "kernels/conv2d/cpu/direct.cpp",
+    "kernels/conv2d/cpu/grouped.cpp",
+    "kernels/conv2d/cpu/weight_gradient.cpp",
+    "kernels/conv2d/cpu/winograd.cpp",
     "kernels/matmul/cpu/gemm.cpp",
     "kernels/matmul/cpu/gemv.cpp",
 )
