@@ -37,12 +37,19 @@ class Product:
 
 
 def product_seconds(
-    product: Product, tile: Tile, split: int, group: int, device: DeviceSpec, share: float = 1.0
+    product: Product,
+    tile: Tile,
+    split: int,
+    group: int,
+    device: DeviceSpec,
+    share: float = 1.0,
+    step_latency: float = 0.0,
 ) -> float:
     """The time of one launch, and of the second that adds the parts of a split sum.
 
     Args:
         share: of the throughput that loads of 16-byte vectors reach, what this kernel's do.
+        step_latency: from asking for a step's operands to having them, in seconds; stages hide it.
     """
     if min(product.rows, product.columns, product.batch) == 0:
         return device.launch_seconds
@@ -93,7 +100,9 @@ def product_seconds(
     bandwidth = min(device.bandwidth * GPU_BANDWIDTH_SHARE, in_flight / _MEMORY_LATENCY)
     memory = traffic / bandwidth
 
-    seconds: float = max(compute, cached, memory) + TILE_LATENCY + device.launch_seconds
+    waiting = waves * cdiv(product.steps, split) * step_latency / max(1, tile.num_stages - 1)
+
+    seconds: float = max(compute, cached, memory, waiting) + TILE_LATENCY + device.launch_seconds
     if split > 1:
         seconds += split_seconds(product.batch * product.rows * product.columns, split, device)
     return seconds

@@ -55,11 +55,13 @@ def test_compiles_and_writes_json(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     result = run("--arch", "sm_90", "--dtype", "bf16", "--limit", "1", "--jobs", "1", "--json", str(path))
     assert result.exit_code == 0, result.output
-    (row,) = json.loads(path.read_text())
-    assert row["config"] in result.output
-    assert row["arch"] == "sm_90"
-    assert row["dtype"] == "bfloat16"
-    assert row["matrix_instructions"][0].startswith("wgmma")
+    rows = json.loads(path.read_text())
+    assert [row["operation"] for row in rows] == ["conv2d", "matmul"]
+    for row in rows:
+        assert row["config"] in result.output
+        assert row["arch"] == "sm_90"
+        assert row["dtype"] == "bfloat16"
+        assert row["matrix_instructions"][0].startswith("wgmma")
     assert "wgmma" in result.output
 
 

@@ -7,70 +7,19 @@ goes around the JIT's look-up, hands the driver the same arguments as the first.
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tests.triton.recorder import Recorder, assert_proven
 
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.matmul.triton import BACKEND
 from tilewright.kernels.matmul.triton.config import TritonConfig
 
-triton = pytest.importorskip("triton", reason="Triton is not installed")
-
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.runtime import driver  # noqa: E402
-from triton.runtime.jit import JITFunction  # noqa: E402
+pytest.importorskip("triton", reason="Triton is not installed")
 
 CONFIG = TritonConfig("tiled", 16, 32, 32, 2, 1, 4, 2)
-DEVICE = 77  # the JIT caches kernels by device: none of a real one's are touched
-
-
-class Recorder:
-    """A driver without a device: what it was asked to launch, and from which source."""
-
-    def __init__(self) -> None:
-        self.launches: list[tuple[Any, tuple[int, ...], tuple[Any, ...]]] = []
-        self.jit_calls = 0
-        self.utils = SimpleNamespace(
-            get_device_properties=lambda device: {"max_shared_mem": 232448},
-            load_binary=lambda *args: (None, 1, 0, 0, 1024),
-            unload_module=lambda module: None,
-        )
-
-    def launcher_cls(self, source: Any, metadata: Any) -> Any:
-        def launch(x: int, y: int, z: int, stream: Any, *rest: Any) -> None:
-            arguments = rest[-len(source.fn.arg_names) :]
-            self.launches.append((source, (x, y, z), arguments))
-
-        return launch
-
-    def get_current_device(self) -> int:
-        return DEVICE
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        return GPUTarget("cuda", 90, 32)
-
-
-@pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Recorder:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    recorder = Recorder()
-    run = JITFunction.run
-
-    def counting(self: Any, *args: Any, **options: Any) -> Any:
-        recorder.jit_calls += 1
-        return run(self, *args, **options)
-
-    monkeypatch.setattr(JITFunction, "run", counting)
-    # A property of the class in some versions of Triton, an attribute of the object in others.
-    holder = type(driver) if hasattr(type(driver), "active") else driver
-    monkeypatch.setattr(holder, "active", recorder)
-    return recorder
 
 
 def on_gpu(problem: MatmulProblem, alignment: int = 16) -> MatmulProblem:
@@ -103,17 +52,7 @@ def test_jit_compiles_what_was_proven(case: str, split_k: int, recorder: Recorde
     problem = on_gpu(MatmulProblem.from_tensors(a, b, bias, residual, activation="silu", keep_preact=True))
     config = replace(CONFIG, split_k=min(split_k, -(-problem.k // CONFIG.block_k)))
     BACKEND.bind(config, problem)(a, b, bias, residual)
-    proven = BACKEND.ahead_of_time(config, problem)
-    assert len(recorder.launches) == len(proven)
-    for (source, grid, _), kernel in zip(recorder.launches, proven, strict=True):
-        signature, constexprs, attrs = kernel.specialization()
-        assert source.fn is kernel.fn
-        assert source.signature == signature
-        assert source.constants == {
-            (source.fn.arg_names.index(name),): value for name, value in constexprs.items()
-        }
-        assert {at: values for at, values in source.attrs.items() if values} == attrs
-        assert grid == kernel.grid
+    assert_proven(recorder, BACKEND.ahead_of_time(config, problem))
 
 
 @pytest.mark.parametrize("split_k", [1, 2])

@@ -27,6 +27,7 @@ from tilewright.kernels.triton_launch import cdiv
 _GATHER_SHARE = 0.8
 _PIXELS_SHARE = 0.65  # the weight's gradient finds every pixel's place anew
 _SINGLES_SHARE = 0.3
+_STEP_LATENCY = 0.5e-6  # from L2, the addresses' arithmetic included
 _L1_BYTES_PER_CLOCK = 64  # per multiprocessor: half of what L1 delivers to perfectly aligned vectors
 _OPERATIONS_PER_TAP = 3  # of fp32 units: two conversions and a multiply-add
 
@@ -87,7 +88,13 @@ def _image_seconds(config: TritonConfig, problem: Conv2dProblem, device: DeviceS
     if config.algorithm != "descriptor" and tile.singles(config, problem):
         share *= _SINGLES_SHARE
     return product_seconds(
-        product, tile.image_tile(config, problem), config.split_k, config.group_m, device, share
+        product,
+        tile.image_tile(config, problem),
+        config.split_k,
+        config.group_m,
+        device,
+        share,
+        _STEP_LATENCY,
     )
 
 
@@ -116,7 +123,13 @@ def _weight_gradient_seconds(config: TritonConfig, problem: Conv2dProblem, devic
     )
     share = _PIXELS_SHARE * (_SINGLES_SHARE if tile.singles(config, problem) else 1.0)
     seconds = product_seconds(
-        product, tile.image_tile(config, problem), config.split_k, config.group_m, device, share
+        product,
+        tile.image_tile(config, problem),
+        config.split_k,
+        config.group_m,
+        device,
+        share,
+        _STEP_LATENCY,
     )
     if config.split_k > 1:
         # Padding columns are not stored.

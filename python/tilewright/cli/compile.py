@@ -23,7 +23,9 @@ from tilewright.tuner.device import BUILTIN
 
 def compile_command(
     arch: Annotated[str, typer.Option(help="Architectures, separated by commas.")] = "sm_80,sm_90,sm_100",
-    operation: Annotated[str, typer.Option(help="Operations, separated by commas.")] = "matmul",
+    operation: Annotated[
+        str, typer.Option(help="Operations, separated by commas; empty for all that have Triton kernels.")
+    ] = "",
     dtype: Annotated[str, typer.Option(help="Operand dtypes (bf16,f16,tf32,f32); empty for all.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Configs per operation and arch; 0 for all.")] = 0,
     jobs: Annotated[int, typer.Option(min=0, help="Compilers at a time; 0 for one per core.")] = 0,
@@ -42,7 +44,7 @@ def compile_command(
         console.print(f"[red]{missing}[/red]")
         raise typer.Exit(1)
     try:
-        work = _jobs(_split(operation), [_device(name) for name in _split(arch)], _split(dtype), limit)
+        work = _jobs(_operations(operation), [_device(name) for name in _split(arch)], _split(dtype), limit)
     except ArgumentError as error:
         raise typer.BadParameter(str(error)) from error
     workers = min(jobs or os.cpu_count() or 1, max(len(work), 1))
@@ -60,6 +62,11 @@ def compile_command(
     console.print(f"{len(results)} kernels compiled for {arch}, {len(bad)} not as they should be")
     if bad:
         raise typer.Exit(1)
+
+
+def _operations(names: str) -> list[str]:
+    everything = [name for name in registry.operations() if "triton" in registry.backends(name)]
+    return _split(names) or everything
 
 
 def _split(names: str) -> list[str]:
