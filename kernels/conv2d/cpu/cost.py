@@ -49,7 +49,7 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
     height, width = (max(size, 1) for size in conv_out_size(problem))
     block_h, block_w = min(config.block_h, height), min(config.block_w, width)
     positions = math.prod(problem.kernel)
-    cycle = 2 * lanes / multiply_adds(device, config.isa, config.compute)
+    cycle = 2 * lanes / multiply_adds(device, config.isa, "f32")  # dot products of pairs take as long
 
     panels = _ceil(outputs, panel)
     part_panels = _ceil(panels, config.parts)

@@ -20,9 +20,14 @@
 // block_n of them after one another: the 36 products, whose sums stay in L2, and their way back to y.
 //
 // Where four does not divide the image, its last row and column of tiles have fewer outputs and fewer
-// positions. The matrices of positions that they lack have fewer rows: a tile's row, its slot, is the count
-// of tiles before it that have the position. The four kinds of positions (that every tile has, that tiles of
-// the last row lack, of the last column, of either) each have their own count.
+// positions, and the matrices of positions that they lack fewer rows. So that those rows lie side by side, a
+// block's tiles are ordered: those of the last column, inner ones, those of the last row, the corners.
+//
+//      kind of position       has rows
+//      0  every tile has      last column | inner | last row | corner
+//      1  last column lacks                 inner | last row
+//      2  last row lacks      last column | inner
+//      3  both lack                         inner
 #include "conv2d/cpu/finish.h"
 #include "conv2d/cpu/winograd_tile.h"
 #include "conv2d/cpu/winograd_weight.h"
@@ -35,15 +40,6 @@ namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 namespace {
 
 using Step = WidenedStep<float>;
-
-// Neighbouring tiles that are handled together: their 28 columns fill the vectors of a transposition.
-constexpr int kRunTiles = 7;
-constexpr int kRunColumns = kRunTiles * kTileSide;
-constexpr int64_t kDirectChannels = 4 * kLanes;  // of a patch that is read from x itself
-constexpr int64_t kSlabChannels = 2 * kLanes;    // of one that is copied first: six rows of a run fit L1
-
-template <class T>
-constexpr T kZeros[kDirectChannels]{};
 
 // Floats that keep rows of a matrix, one per position, from starting at the same set of a cache.
 TW_INLINE int64_t apart(int64_t floats) {
@@ -60,7 +56,7 @@ struct Layout {
   int64_t block, blocks;
   int64_t row, position, block_floats;  // of V
   int64_t panels, group_panels;
-  int64_t panel;  // of the transformed weight
+  int64_t weight_position, panel;  // of the transformed weight
   int64_t sums_position, sums_panel;
   int64_t packed_bytes;
   int64_t own_bytes;
@@ -80,7 +76,8 @@ struct Layout {
     block_floats = kPositions * position;
     panels = ceil_div(g.out_channels, kPanel);
     group_panels = max(1, min(g.block_n / kPanel, panels));
-    panel = kPositions * g.in_channels * kPanel;
+    weight_position = apart(g.in_channels * kPanel);
+    panel = kPositions * weight_position;
     sums_position = apart(block * kPanel);
     sums_panel = kPositions * sums_position;
     packed_bytes = g.groups * panels * panel * 4;
@@ -90,7 +87,7 @@ struct Layout {
 
   // A run's outputs, and its copied patches; not needed at the same time.
   static int64_t scratch() {
-    return max(kTileSide * kRunColumns * kPanel, kPoints * (kRunColumns + 2) * kSlabChannels) + kLine;
+    return max(kTileSide * kOutputRow, kPoints * kSlabRow) + kLine;
   }
 
   int64_t weight_bytes(const Conv2dGeometry& g) const {
@@ -105,6 +102,13 @@ struct Layout {
     return static_cast<int>(max(1, min(g.threads, tasks)));
   }
 
+  bool last_row_differs() const {
+    return edge_h < kTileSide;
+  }
+  bool last_col_differs() const {
+    return edge_w < kTileSide;
+  }
+
   // The kind of a position: 2 where tiles of the last row lack it, plus 1 where those of the last column do.
   int kind(int i, int j) const {
     return (i >= edge_h + 2 ? 2 : 0) + (j >= edge_w + 2 ? 1 : 0);
@@ -115,42 +119,92 @@ struct Layout {
 struct TileRun {
   int64_t image, tile_row, tile_col;
   int count;
-  int rows;          // of outputs
-  int last_cols;     // columns of outputs of the last tile; the others have kTileSide
-  int64_t slots[4];  // of the first tile, for each kind of position
+  int rows;           // of outputs
+  int last_cols;      // columns of outputs of the last tile; the others have kTileSide
+  int64_t slot;       // the first tile's row in the matrices; its neighbours follow
+  int64_t last_slot;  // that of the last tile
 
   int cols(int tile) const {
     return tile + 1 < count ? kTileSide : last_cols;
+  }
+  int64_t slot_of(int tile) const {
+    return tile + 1 < count ? slot + tile : last_slot;
   }
   int all_cols() const {
     return (count - 1) * kTileSide + last_cols;
   }
 };
 
-// Calls f(run) for the runs of which a block consists, and counts the rows of each kind of matrix.
-template <class F>
-TW_INLINE void for_runs(const Layout& layout, int64_t block, int64_t (&rows)[4], F f) {
-  for (int64_t& count : rows) count = 0;
-  const int64_t end = share(layout.tiles, layout.blocks, block + 1);
-  for (int64_t tile = share(layout.tiles, layout.blocks, block); tile < end;) {
-    const int64_t col = tile % layout.tiles_w, line = tile / layout.tiles_w;
-    const int64_t side_by_side = min(layout.tiles_w - col, end - tile);
-    const int count = static_cast<int>(ceil_div(side_by_side, ceil_div(side_by_side, kRunTiles)));
-    const bool last_row = line % layout.tiles_h == layout.tiles_h - 1;
-    const bool last_col = col + count == layout.tiles_w;
-    f(TileRun{line / layout.tiles_h,
-              line % layout.tiles_h,
-              col,
-              count,
-              last_row ? layout.edge_h : kTileSide,
-              last_col ? layout.edge_w : kTileSide,
-              {rows[0], rows[1], rows[2], rows[3]}});
-    for (int kind = 0; kind < 4; ++kind) {
-      if (!(kind >= 2 && last_row)) rows[kind] += count - (kind % 2 == 1 && last_col ? 1 : 0);
-    }
-    tile += count;
+// Rows of a matrix.
+struct Rows {
+  int64_t first, count;
+};
+
+// Where the tiles of a block have their rows.
+class Order {
+ public:
+  Order(const Layout& layout, int64_t block)
+      : layout_(layout),
+        begin_(share(layout.tiles, layout.blocks, block)),
+        end_(share(layout.tiles, layout.blocks, block + 1)) {
+    const int64_t image = layout.tiles_h * layout.tiles_w;
+    const auto until = [&](int64_t tile) {
+      const int64_t in_last_row = max(0, tile % image - (image - layout.tiles_w));
+      return Counts{tile / layout.tiles_w, tile / image * layout.tiles_w + in_last_row, tile / image};
+    };
+    const Counts from = until(begin_), to = until(end_);
+    corners_ = layout.last_col_differs() && layout.last_row_differs() ? to.corners - from.corners : 0;
+    last_col_ = layout.last_col_differs() ? to.last_col - from.last_col - corners_ : 0;
+    last_row_ = layout.last_row_differs() ? to.last_row - from.last_row - corners_ : 0;
   }
-}
+
+  // Of the matrices of positions of a kind.
+  Rows rows(int kind) const {
+    const int64_t first = kind % 2 == 0 ? 0 : last_col_;
+    const int64_t last = end_ - begin_ - (kind == 0 ? 0 : corners_) - (kind < 2 ? 0 : last_row_);
+    return {first, last - first};
+  }
+
+  // Calls f(run) for the runs of which the block consists.
+  template <class F>
+  TW_INLINE void for_runs(F f) const {
+    // The next row of tiles of the last column, of inner ones, of the last row, of corners.
+    int64_t next[4] = {0, last_col_, end_ - begin_ - corners_ - last_row_, end_ - begin_ - corners_};
+    for (int64_t tile = begin_; tile < end_;) {
+      const int64_t col = tile % layout_.tiles_w, line = tile / layout_.tiles_w;
+      const int64_t side_by_side = min(layout_.tiles_w - col, end_ - tile);
+      const int count = static_cast<int>(ceil_div(side_by_side, ceil_div(side_by_side, kRunTiles)));
+      const bool last_row = line % layout_.tiles_h == layout_.tiles_h - 1;
+      const bool last_col = col + count == layout_.tiles_w;
+      const bool apart = last_col && layout_.last_col_differs(),
+                 below = last_row && layout_.last_row_differs();
+      int64_t& inner = next[below ? 2 : 1];
+      int64_t& outer = apart ? next[below ? 3 : 0] : inner;
+      TileRun run{line / layout_.tiles_h,
+                  line % layout_.tiles_h,
+                  col,
+                  count,
+                  last_row ? layout_.edge_h : kTileSide,
+                  last_col ? layout_.edge_w : kTileSide,
+                  inner,
+                  0};
+      inner += count - 1;
+      run.last_slot = outer++;
+      f(run);
+      tile += count;
+    }
+  }
+
+ private:
+  // Of the tiles before one.
+  struct Counts {
+    int64_t last_col, last_row, corners;
+  };
+
+  const Layout& layout_;
+  int64_t begin_, end_;
+  int64_t last_col_, last_row_, corners_;  // tiles
+};
 
 // One thread's view of a launch.
 template <class T>
@@ -173,7 +227,7 @@ struct Worker {
       const int64_t group = job / chunks / layout.panels, channel = panel * kPanel;
       const T* from =
           weight + g.weight_origin + group * g.weight_g + channel * g.weight_k + first * g.weight_c;
-      transform_weight(to + job / chunks * layout.panel + first * kPanel, g.in_channels * kPanel, from, g,
+      transform_weight(to + job / chunks * layout.panel + first * kPanel, layout.weight_position, from, g,
                        static_cast<int>(min(kPanel, g.out_channels - channel)),
                        min(kWeightChunk, g.in_channels - first));
     }
@@ -185,9 +239,8 @@ struct Worker {
     for (int64_t group = 0; group < g.groups; ++group) {
       for (int64_t block = 0; block < layout.blocks; ++block) {
         float* to = all_positions + (group * layout.blocks + block) * layout.block_floats;
-        int64_t rows[4];
-        for_runs(layout, block, rows, [&](const TileRun& run) {
-          for (int64_t c = 0; c < g.in_channels; c += kChunk()) {
+        Order(layout, block).for_runs([&](const TileRun& run) {
+          for (int64_t c = 0; c < g.in_channels; c += kSlabChannels) {
             if (job++ % team == thread) fill(to, run, group, c);
           }
         });
@@ -197,22 +250,22 @@ struct Worker {
 
   void run(int64_t task) {
     const int64_t part = task % g.parts, place = task / g.parts;
-    const int64_t group = place / layout.blocks, block = place % layout.blocks;
+    const int64_t group = place / layout.blocks;
+    const Order order(layout, place % layout.blocks);
     float* positions = all_positions + (layout.phased ? place * layout.block_floats : 0);
-    const bool fills = !layout.phased && held != place;
-    held = place;
-    int64_t rows[4];
-    for_runs(layout, block, rows, [&](const TileRun& run) {
-      for (int64_t c = 0; fills && c < g.in_channels; c += kChunk()) fill(positions, run, group, c);
-    });
+    if (!layout.phased && held != place) {
+      order.for_runs([&](const TileRun& run) {
+        for (int64_t c = 0; c < g.in_channels; c += kSlabChannels) fill(positions, run, group, c);
+      });
+      held = place;
+    }
     const int64_t first = share(layout.panels, g.parts, part), last = share(layout.panels, g.parts, part + 1);
     const int64_t passes = ceil_div(last - first, layout.group_panels);
     for (int64_t pass = 0; pass < passes; ++pass) {
       const int64_t begin = first + share(last - first, passes, pass);
       const int64_t end = first + share(last - first, passes, pass + 1);
-      multiply(positions, rows, group, begin, end);
-      int64_t again[4];
-      for_runs(layout, block, again, [&](const TileRun& run) {
+      multiply(positions, order, group, begin, end);
+      order.for_runs([&](const TileRun& run) {
         for (int64_t panel = begin; panel < end; ++panel) {
           finish(sums + (panel - begin) * layout.sums_panel, run, group, panel);
         }
@@ -221,85 +274,86 @@ struct Worker {
   }
 
  private:
-  int64_t kChunk() const {
-    return g.x_c == 1 ? kDirectChannels : kSlabChannels;
-  }
-
-  // V of a run of tiles, for a chunk of channels from `channel`.
+  // V of a run of tiles, for kSlabChannels channels from `channel`.
   void fill(float* positions, const TileRun& run, int64_t group, int64_t channel) {
-    const int64_t channels = min(kChunk(), g.in_channels - channel);
+    const int64_t channels = min(kSlabChannels, g.in_channels - channel);
     const T* x = static_cast<const T*>(p.x) + run.image * g.x_n + (group * g.in_channels + channel) * g.x_c;
     const int64_t y0 = run.tile_row * kTileSide - g.top, x0 = run.tile_col * kTileSide - g.left;
-    float* to[kPositions];
-    for (int i = 0; i < kPoints; ++i) {
-      for (int j = 0; j < kPoints; ++j) {
-        const int at = i * kPoints + j;
-        to[at] = positions + at * layout.position + run.slots[layout.kind(i, j)] * layout.row + channel;
-      }
-    }
-    if (g.x_c == 1) {
-      const int64_t ahead = kTileSide * g.x_w * static_cast<int64_t>(sizeof(T));
-      for (int tile = 0; tile < run.count; ++tile) {
-        const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-          const int64_t iy = y0 + i, ix = x0 + tile * kTileSide + j;
-          const bool inside = iy >= 0 && iy < g.height && ix >= 0 && ix < g.width;
-          return inside ? x + iy * g.x_h + ix * g.x_w : kZeros<T>;
-        };
-        transform<T>(to, run, tile, channels, ahead, pixel);
-      }
-      return;
-    }
     const int columns = run.all_cols() + 2;
+    const int64_t next = next_slab(run, channel);
     for (int i = 0; i < run.rows + 2; ++i) {
-      copy_row(scratch + i * (kRunColumns + 2) * kSlabChannels, x, y0 + i, x0, columns, channels);
+      copy_row(scratch + i * kSlabRow, x, y0 + i, x0, columns, channels, next);
     }
+    const int vectors = static_cast<int>(ceil_div(channels, kLanes));
     for (int tile = 0; tile < run.count; ++tile) {
-      const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-        return scratch + (i * (kRunColumns + 2) + tile * kTileSide + j) * kSlabChannels;
-      };
-      transform<float>(to, run, tile, channels, 0, pixel);
+      transform_patch(positions + run.slot_of(tile) * layout.row + channel, layout.position,
+                      scratch + tile * kTileSide * kSlabChannels, run.rows, run.cols(tile), vectors);
     }
   }
 
-  template <class From, class Pixel>
-  TW_INLINE void transform(float* const (&to)[kPositions], const TileRun& run, int tile, int64_t channels,
-                           int64_t ahead, const Pixel& pixel) const {
-    Patch<From> patch;
-    for (int i = 0; i < kPoints; ++i) {
-      for (int j = 0; j < kPoints; ++j) {
-        const int at = i * kPoints + j;
-        patch.from[at] = pixel(i, j);
-        patch.to[at] = to[at] + tile * layout.row;
-      }
-    }
-    transform_patch(patch, run.rows, run.cols(tile), channels, ahead);
-  }
-
-  // Pixels x0 to x0 + columns of row iy of x, kSlabChannels apart; zero outside of the image.
-  void copy_row(float* to, const T* x, int64_t iy, int64_t x0, int64_t columns, int64_t channels) const {
+  // Pixels x0 to x0 + columns of row iy of x, kSlabChannels apart; zero outside of the image, and in channels
+  // that fill the last vector.
+  void copy_row(float* to, const T* x, int64_t iy, int64_t x0, int64_t columns, int64_t channels,
+                int64_t next) const {
     const bool inside = iy >= 0 && iy < g.height;
     const int64_t begin = inside ? min(columns, max(0, -x0)) : columns;
     const int64_t end = max(begin, min(columns, g.width - x0));
-    __builtin_memset(to, 0, static_cast<size_t>(begin * kSlabChannels) * 4);
+    clear(to, channels % kLanes == 0 ? begin : columns);
     if (begin < end) {
-      pack_rows(to + begin * kSlabChannels, kSlabChannels, x + iy * g.x_h + (x0 + begin) * g.x_w, g.x_w,
-                g.x_c, end - begin, channels);
+      const T* from = x + iy * g.x_h + (x0 + begin) * g.x_w;
+      fetch(from + next, end - begin, channels);
+      copy(to + begin * kSlabChannels, from, end - begin, channels);
     }
-    __builtin_memset(to + end * kSlabChannels, 0, static_cast<size_t>((columns - end) * kSlabChannels) * 4);
+    clear(to + end * kSlabChannels, columns - end);
+  }
+
+  void copy(float* to, const T* from, int64_t pixels, int64_t channels) const {
+    if (g.x_c != 1 || channels < kSlabChannels) {
+      return pack_rows(to, kSlabChannels, from, g.x_w, g.x_c, pixels, channels);
+    }
+    for (int64_t i = 0; i < pixels; ++i) {
+      TW_UNROLL for (int c = 0; c < kSlabChannels; c += kLanes) {
+        store(to + i * kSlabChannels + c, load(from + i * g.x_w + c));
+      }
+    }
+  }
+
+  // Elements of x from one slab to the next: further channels, else tiles to the right, else the row below.
+  int64_t next_slab(const TileRun& run, int64_t channel) const {
+    if (channel + kSlabChannels < g.in_channels) return kSlabChannels * g.x_c;
+    const bool right = run.tile_col + run.count < layout.tiles_w;
+    return (right ? run.count * kTileSide * g.x_w : kTileSide * (g.x_h - run.tile_col * g.x_w)) -
+           channel * g.x_c;
+  }
+
+  // Fetches pixels into L2. Their order is none that the hardware foresees, and each piece is short.
+  void fetch(const T* from, int64_t pixels, int64_t channels) const {
+    const bool by_pixel = g.x_c == 1;
+    const int64_t pieces = by_pixel ? pixels : channels, step = by_pixel ? g.x_w : g.x_c;
+    const int64_t bytes = (by_pixel ? channels : pixels * g.x_w) * static_cast<int64_t>(sizeof(T));
+    for (int64_t i = 0; i < pieces; ++i) {
+      for (int64_t at = 0; at < bytes; at += kLine) {
+        __builtin_prefetch(reinterpret_cast<const char*>(from + i * step) + at, 0, 2);
+      }
+    }
+  }
+
+  static void clear(float* to, int64_t pixels) {
+    __builtin_memset(to, 0, static_cast<size_t>(pixels * kSlabChannels) * 4);
   }
 
   // The products of all positions for panels first … last.
-  void multiply(const float* positions, const int64_t (&rows)[4], int64_t group, int64_t first,
+  void multiply(const float* positions, const Order& order, int64_t group, int64_t first,
                 int64_t last) const {
     const auto panel_at = [&](int64_t panel, int position) {
-      return weight + (group * layout.panels + panel) * layout.panel + position * g.in_channels * kPanel;
+      return weight + (group * layout.panels + panel) * layout.panel + position * layout.weight_position;
     };
     TileArguments tile{};
     tile.steps = g.in_channels;
     tile.a_row = layout.row * 4;
     for (int position = 0; position < kPositions; ++position) {
-      const int64_t count = rows[layout.kind(position / kPoints, position % kPoints)];
-      const int64_t strips = ceil_div(count, kMaxRows);
+      const Rows rows = order.rows(layout.kind(position / kPoints, position % kPoints));
+      const int64_t strips = ceil_div(rows.count, kMaxRows);
       for (int64_t panel = first; panel < last; ++panel) {
         const int vectors = static_cast<int>(ceil_div(min(kPanel, g.out_channels - panel * kPanel), kLanes));
         float* to = sums + (panel - first) * layout.sums_panel + position * layout.sums_position;
@@ -312,7 +366,8 @@ struct Worker {
         tile.prefetch = reinterpret_cast<uintptr_t>(next);
         tile.prefetch_step = kPanel * 4;
         for (int64_t strip = 0; strip < strips; ++strip) {
-          const int64_t begin = share(count, strips, strip), end = share(count, strips, strip + 1);
+          const int64_t begin = rows.first + share(rows.count, strips, strip);
+          const int64_t end = rows.first + share(rows.count, strips, strip + 1);
           tile.a = positions + position * layout.position + begin * layout.row;
           tile.c = to + begin * vectors * kLanes;
           kTiles<Step>.at[end - begin][vectors](tile);
@@ -327,22 +382,14 @@ struct Worker {
     const int64_t channel = panel * kPanel;
     const int64_t channels = min(kPanel, g.out_channels - channel);
     const int vectors = static_cast<int>(ceil_div(channels, kLanes));
-    const int64_t ldz = vectors * kLanes;
-    const float* from[kPositions];
-    for (int i = 0; i < kPoints; ++i) {
-      for (int j = 0; j < kPoints; ++j) {
-        const int at = i * kPoints + j;
-        from[at] = panel_sums + at * layout.sums_position + run.slots[layout.kind(i, j)] * ldz;
-      }
-    }
-    const int64_t z_row = kRunColumns * ldz;
+    const int64_t row = vectors * kLanes;
     for (int tile = 0; tile < run.count; ++tile) {
-      transform_sums(scratch + tile * kTileSide * ldz, z_row, ldz, from, run.rows, run.cols(tile), vectors);
-      for (const float*& at : from) at += ldz;
+      transform_sums(scratch + tile * kTileSide * kPanel, panel_sums + run.slot_of(tile) * row,
+                     layout.sums_position, run.rows, run.cols(tile), vectors);
     }
-    for (int row = 0; row < run.rows; ++row) {
-      const Strip strip{run.image, run.tile_row * kTileSide + row, run.tile_col * kTileSide, run.all_cols()};
-      finish_strip(scratch + row * z_row, ldz, g, p, strip, group * g.out_channels + channel, channels);
+    for (int i = 0; i < run.rows; ++i) {
+      const Strip strip{run.image, run.tile_row * kTileSide + i, run.tile_col * kTileSide, run.all_cols()};
+      finish_strip(scratch + i * kOutputRow, kPanel, g, p, strip, group * g.out_channels + channel, channels);
     }
   }
 };

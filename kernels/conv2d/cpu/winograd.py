@@ -97,7 +97,7 @@ class Tiling:
 
 def weight_bytes(tiling: Tiling, channels: int, groups: int) -> int:
     """Of the transformed weight."""
-    return 4 * groups * tiling.panels * POSITIONS * channels * tiling.panel
+    return 4 * groups * tiling.panels * POSITIONS * _apart(channels * tiling.panel)
 
 
 def workspace_bytes(

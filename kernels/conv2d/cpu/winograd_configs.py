@@ -22,16 +22,16 @@ from tilewright.kernels.interface import DeviceSpec
 _GROUPS = (1, 2, 4, 8)  # panels
 _STRIPS = (1, 2, 3, 4, 6, 9)  # of register tiles in a block
 
-_INNER_LOOP = 0.95  # of the multiply-add rate that a register tile keeps
+_INNER_LOOP = 0.96  # of the multiply-add rate that a register tile keeps
 _CALL = 35.0  # cycles to begin and end one
-_PATCH = 240.0  # cycles to transform a vector of a patch
-_TURNED_PATCH = 180.0  # more where channels of x do not lie side by side
-_SUMS = 210.0  # cycles to transform a vector of a tile's sums, and finish it
-_TURNED_SUMS = 90.0  # more where y is transposed on the way
-_WEIGHT = 420.0  # cycles to transform a vector of the weight
+_PATCH = 165.0  # cycles to copy and transform a vector of a patch
+_TURNED_PATCH = 200.0  # more where channels of x do not lie side by side
+_SUMS = 125.0  # cycles to transform a vector of a tile's sums, and finish it
+_TURNED_SUMS = 180.0  # more where y is transposed on the way
+_WEIGHT = 260.0  # cycles to transform a vector of the weight
 _FAR = 24.0  # bytes that a core draws from beyond L2 in a cycle
 _BARRIER = 1e-6
-_HIDDEN = 0.5  # of the shorter of computing and reading
+_HIDDEN = 0.2  # of the shorter of computing and reading
 
 
 def configs(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
@@ -62,38 +62,42 @@ def _blocks(tiles: int, threads: int, parts: int, rows: int) -> Iterator[int]:
 def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSpec) -> float:
     """The predicted time of one call."""
     threads = min(launch_threads(problem), device.units)
-    lanes = LANES[config.isa]
+    lanes, phased = LANES[config.isa], config.algorithm == "winograd_phased"
     channels, outputs = max(reduction_channels(problem), 1), max(output_channels(problem), 1)
-    cycle = 2 * lanes / multiply_adds(device, config.isa, config.compute)
+    cycle = 2 * lanes / multiply_adds(device, config.isa, "f32")
     tiles = tiling(config, problem)
-    part_panels = _ceil(tiles.panels, config.parts)
     tasks = tiles.blocks * problem.groups * config.parts
     used = max(1, min(threads, tasks))
     rounds = _ceil(tasks, used)
     share = tiles.positions / POSITIONS  # of positions that a tile has
+    panels = _ceil(tiles.panels, config.parts)
 
-    vectors = min(part_panels * PANEL_VECTORS, _ceil(outputs, lanes))
-    multiplying = part_panels * _products(tiles, channels, config, device) * share
-    finishing = (
-        tiles.block * vectors * (_SUMS + (_TURNED_SUMS if problem.out_strides[1] != 1 else 0.0)) * share
-    )
     inner = problem.x_strides if problem.direction == "forward" else problem.y_strides
-    filling = _ceil(channels, lanes) * (_PATCH + (_TURNED_PATCH if inner[1] != 1 else 0.0)) * share
-    task = multiplying + finishing
-    once = 0.0
-    if config.algorithm == "winograd_phased":
-        once = tiles.tiles * problem.groups * filling * cycle / used + _BARRIER
-    else:
-        task += tiles.block * filling
-    if config.pack == "shared":
-        vectors_of_weight = problem.groups * channels * tiles.panels * PANEL_VECTORS
-        once += vectors_of_weight * _WEIGHT * cycle / used + _BARRIER
+    patch = _PATCH + (_TURNED_PATCH if inner[1] != 1 else 0.0)
+    filling = _ceil(channels, lanes) * patch * share * cycle  # of a tile
+    sums = _SUMS + (_TURNED_SUMS if problem.out_strides[1] != 1 else 0.0)
+    finishing = min(panels * PANEL_VECTORS, _ceil(outputs, lanes)) * sums * share * cycle
+    transforming = rounds * tiles.block * (finishing + (0.0 if phased else filling))
+
+    # The transformed weight is four times the weight. Each panel is fetched while the one before multiplies, again
+    # for every block where the last-level cache does not keep them.
+    weight = weight_bytes(tiles, channels, problem.groups)
+    fetching = weight / bandwidth(device, used, weight)
+    again = rounds if weight > device.llc_bytes / 2 else 1
+    multiplying = max(
+        rounds * panels * _products(tiles, channels, config, device) * share * cycle, again * fetching
+    )
 
     reading = problem.bytes() / bandwidth(device, used, problem.bytes())
-    # The transformed weight is four times the weight; every block reads it, from memory only the first.
-    weight = weight_bytes(tiles, channels, problem.groups)
-    reading += weight / bandwidth(device, used, weight)
-    return overlapped(rounds * task * cycle + once, reading, _HIDDEN) + start(device, used)
+    if phased:
+        # All patches leave for whatever holds them, and come back.
+        patches = 3 * tiles.patches_bytes * tiles.blocks * problem.groups
+        transforming += tiles.tiles * problem.groups * filling / used + _BARRIER
+        reading += patches / bandwidth(device, used, patches)
+    if config.pack == "shared":
+        vectors = problem.groups * channels * tiles.panels * PANEL_VECTORS
+        transforming += max(vectors * _WEIGHT * cycle / used, 2 * fetching) + _BARRIER
+    return overlapped(multiplying + transforming, reading, _HIDDEN) + start(device, used)
 
 
 def _products(tiles: Tiling, channels: int, config: CpuConfig, device: DeviceSpec) -> float:

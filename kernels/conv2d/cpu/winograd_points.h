@@ -39,18 +39,27 @@ TW_INLINE vf add(float c, vf v, vf sum) {
   return fma(broadcast(c), v, sum);
 }
 
+// Two of the six points of F(4, 3), in their order: one pair takes four values of d, the first all six.
+template <int kPair>
+TW_INLINE void evaluate_pair(const vf (&d)[kPoints], vf& one, vf& other) {
+  if constexpr (kPair == 0) {
+    one = add(a2 * b2, d[0], add(-(a2 + b2), d[2], d[4]));
+    other = add(a2 * b2, d[1], add(-(a2 + b2), d[3], d[5]));
+  } else {
+    constexpr float p = kPair == 1 ? a : b, left_out = kPair == 1 ? b2 : a2;
+    const vf even = add(-left_out, d[2], d[4]), odd = add(-left_out, d[1], d[3]);
+    one = add(p, odd, even);
+    other = add(-p, odd, even);
+  }
+}
+
 // t = B^T d, for d of kOutputs + 2 values; points are in the order 0, infinity, a, -a, b, -b.
 template <int kOutputs>
 TW_INLINE void evaluate(const vf (&d)[kPoints], vf (&t)[kPoints]) {
   if constexpr (kOutputs == 4) {
-    t[0] = add(a2 * b2, d[0], add(-(a2 + b2), d[2], d[4]));
-    t[1] = add(a2 * b2, d[1], add(-(a2 + b2), d[3], d[5]));
-    const vf even_a = add(-b2, d[2], d[4]), odd_a = add(-b2, d[1], d[3]);
-    t[2] = add(a, odd_a, even_a);
-    t[3] = add(-a, odd_a, even_a);
-    const vf even_b = add(-a2, d[2], d[4]), odd_b = add(-a2, d[1], d[3]);
-    t[4] = add(b, odd_b, even_b);
-    t[5] = add(-b, odd_b, even_b);
+    evaluate_pair<0>(d, t[0], t[1]);
+    evaluate_pair<1>(d, t[2], t[3]);
+    evaluate_pair<2>(d, t[4], t[5]);
   } else if constexpr (kOutputs == 3) {
     // d3 - a²·d1 + (a² d0 - d2)·b, times b; and so on.
     const vf odd = add(-a2, d[1], d[3]);
@@ -95,7 +104,7 @@ TW_INLINE void interpolate(const vf (&m)[kPoints], vf (&y)[kTileSide]) {
 }
 
 // The points p and -p of u = G w.
-TW_INLINE void evaluate_pair(double scale, float p, const vf (&w)[3], vf& plus, vf& minus) {
+TW_INLINE void evaluate_weight_pair(double scale, float p, const vf (&w)[3], vf& plus, vf& minus) {
   const vf even = add(static_cast<float>(p * p * scale), w[2], times(static_cast<float>(scale), w[0]));
   plus = add(static_cast<float>(p * scale), w[1], even);
   minus = add(static_cast<float>(-p * scale), w[1], even);
@@ -105,8 +114,8 @@ TW_INLINE void evaluate_pair(double scale, float p, const vf (&w)[3], vf& plus, 
 TW_INLINE void evaluate_weight(const vf (&w)[3], vf (&u)[kPoints]) {
   u[0] = times(static_cast<float>(1 / (double{a2} * b2)), w[0]);
   u[1] = w[2];
-  evaluate_pair(1 / (2.0 * a2 * (a2 - b2)), a, w, u[2], u[3]);
-  evaluate_pair(1 / (2.0 * b2 * (b2 - a2)), b, w, u[4], u[5]);
+  evaluate_weight_pair(1 / (2.0 * a2 * (a2 - b2)), a, w, u[2], u[3]);
+  evaluate_weight_pair(1 / (2.0 * b2 * (b2 - a2)), b, w, u[4], u[5]);
 }
 
 }  // namespace winograd

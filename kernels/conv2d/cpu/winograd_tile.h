@@ -1,133 +1,149 @@
 // The two-dimensional transforms of Winograd's convolution, one tile at a time, a vector of channels side by
-// side: first along the columns of the tile, then along its rows.
+// side. Positions are numbered row · kPoints + column.
 #pragma once
 
 #include "conv2d/cpu/winograd_points.h"
-#include "cpu/ranges.h"
+#include "cpu/microkernel.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
-// Where the pixels of a patch of x are, and where each of its positions goes. Pixels and positions are
-// numbered row · kPoints + column.
-template <class T>
-struct Patch {
-  const T* from[kPositions];
-  float* to[kPositions];
-};
+// Neighbouring tiles that are handled together: their 28 columns fill the vectors of a transposition.
+constexpr int kRunTiles = 7;
+constexpr int kRunColumns = kRunTiles * kTileSide;
 
-// Vectors in which the half-transformed tile waits: the 36 of them do not fit the registers.
+// The pixels of x under a run of tiles, as fp32: six rows fit L1. Distances are constants, so that a patch's
+// 36 addresses take one register.
+constexpr int kSlabChannels = 2 * kLanes;
+constexpr int kSlabRow = (kRunColumns + 2) * kSlabChannels;
+
+// The outputs of a run, for one panel of output channels.
+constexpr int kOutputRow = kRunColumns * kPanel;
+
+namespace winograd {
+
+// Vectors in which a half-transformed tile waits: the 36 of them do not fit the registers.
 struct HalfWay {
   alignas(64) float value[kPoints][kPoints][kLanes];
 };
 
-namespace winograd {
+// Addresses of six things that lie `step` apart, in four registers: an address scales by two and four.
+struct Six {
+  int64_t at[kPoints];
 
-template <int kOutputs, bool kWhole, class T>
-void evaluate_columns(HalfWay& half, const T* const* from, int64_t channel, int used, int columns,
-                      int64_t ahead) {
-  for (int j = 0; j < columns; ++j) {
-    vf d[kPoints], t[kPoints];
-    TW_UNROLL for (int i = 0; i < kOutputs + 2; ++i) {
-      const T* at = from[i * kPoints + j] + channel;
-      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(at) + ahead));
-      d[i] = kWhole ? load(at) : load_part(at, used);
-    }
-    evaluate<kOutputs>(d, t);
-    TW_UNROLL for (int i = 0; i < kOutputs + 2; ++i) store(half.value[i][j], t[i]);
+  TW_INLINE explicit Six(int64_t step) {
+    int64_t once = step, thrice = 3 * step, five = 5 * step;
+    asm("" : "+r"(once), "+r"(thrice), "+r"(five));
+    const int64_t steps[kPoints] = {0, once, 2 * once, thrice, 4 * once, five};
+    TW_UNROLL for (int i = 0; i < kPoints; ++i) at[i] = steps[i];
   }
-}
-
-template <int kOutputs>
-void evaluate_rows(float* const* to, int64_t channel, const HalfWay& half, int rows) {
-  for (int i = 0; i < rows; ++i) {
-    vf d[kPoints], t[kPoints];
-    TW_UNROLL for (int j = 0; j < kOutputs + 2; ++j) d[j] = load(half.value[i][j]);
-    evaluate<kOutputs>(d, t);
-    TW_UNROLL for (int j = 0; j < kOutputs + 2; ++j) store(to[i * kPoints + j] + channel, t[j]);
-  }
-}
-
-template <int kOutputs>
-void interpolate_columns(HalfWay& half, const float* const* from, int64_t channel, int columns) {
-  for (int j = 0; j < columns; ++j) {
-    vf m[kPoints], y[kTileSide];
-    TW_UNROLL for (int i = 0; i < kOutputs + 2; ++i) m[i] = load(from[i * kPoints + j] + channel);
-    interpolate<kOutputs>(m, y);
-    TW_UNROLL for (int i = 0; i < kOutputs; ++i) store(half.value[i][j], y[i]);
-  }
-}
-
-template <int kOutputs>
-void interpolate_rows(float* z, int64_t z_row, int64_t z_col, const HalfWay& half, int rows) {
-  for (int i = 0; i < rows; ++i) {
-    vf m[kPoints], y[kTileSide];
-    TW_UNROLL for (int j = 0; j < kOutputs + 2; ++j) m[j] = load(half.value[i][j]);
-    interpolate<kOutputs>(m, y);
-    TW_UNROLL for (int j = 0; j < kOutputs; ++j) store(z + i * z_row + j * z_col, y[j]);
-  }
-}
-
-template <int kOutputs>
-struct Outputs {
-  static constexpr int value = kOutputs;
 };
 
-// Calls f with the number of outputs, 1 to 4, as a constant.
-template <class F>
-TW_INLINE void with_outputs(int outputs, F f) {
-  switch (outputs) {
-    case 1:
-      return f(Outputs<1>{});
-    case 2:
-      return f(Outputs<2>{});
-    case 3:
-      return f(Outputs<3>{});
-    default:
-      return f(Outputs<4>{});
+// Two rows of positions of a tile with four rows of outputs, which need but two rows of half-transformed
+// vectors: they stay in registers, and pixels are read three times instead.
+template <int kPair, int kCols>
+TW_INLINE void evaluate_two_rows(float* to, int64_t position, const Six& positions, const float* from) {
+  vf one[kPoints], other[kPoints], t[kPoints];
+  TW_UNROLL for (int j = 0; j < kCols + 2; ++j) {
+    vf d[kPoints];
+    TW_UNROLL for (int i = 0; i < kPoints; ++i) {
+      const bool used = kPair == 0 || (i > 0 && i < kPoints - 1);
+      if (used) d[i] = load(from + i * kSlabRow + j * kSlabChannels);
+    }
+    evaluate_pair<kPair>(d, one[j], other[j]);
+  }
+  to += 2 * kPair * kPoints * position;
+  evaluate<kCols>(one, t);
+  TW_UNROLL for (int j = 0; j < kCols + 2; ++j) store(to + positions.at[j], t[j]);
+  to += kPoints * position;
+  evaluate<kCols>(other, t);
+  TW_UNROLL for (int j = 0; j < kCols + 2; ++j) store(to + positions.at[j], t[j]);
+}
+
+template <int kRows, int kCols>
+void evaluate_patch(float* to, int64_t position, const float* from) {
+  const Six positions(position);
+  if constexpr (kRows == kTileSide) {
+    evaluate_two_rows<0, kCols>(to, position, positions, from);
+    evaluate_two_rows<1, kCols>(to, position, positions, from);
+    evaluate_two_rows<2, kCols>(to, position, positions, from);
+    return;
+  }
+  HalfWay half;
+  for (int j = 0; j < kCols + 2; ++j) {
+    vf d[kPoints], t[kPoints];
+    TW_UNROLL for (int i = 0; i < kRows + 2; ++i) d[i] = load(from + i * kSlabRow + j * kSlabChannels);
+    evaluate<kRows>(d, t);
+    TW_UNROLL for (int i = 0; i < kRows + 2; ++i) store(half.value[i][j], t[i]);
+  }
+  for (int i = 0; i < kRows + 2; ++i) {
+    vf d[kPoints], t[kPoints];
+    TW_UNROLL for (int j = 0; j < kCols + 2; ++j) d[j] = load(half.value[i][j]);
+    evaluate<kCols>(d, t);
+    TW_UNROLL for (int j = 0; j < kCols + 2; ++j) store(to + positions.at[j], t[j]);
+    to += kPoints * position;
   }
 }
+
+template <int kRows, int kCols>
+void interpolate_tile(float* z, const float* from, int64_t position) {
+  const Six positions(kPoints * position);
+  HalfWay half;
+  for (int j = 0; j < kCols + 2; ++j) {
+    vf m[kPoints], y[kTileSide];
+    TW_UNROLL for (int i = 0; i < kRows + 2; ++i) m[i] = load(from + positions.at[i]);
+    interpolate<kRows>(m, y);
+    TW_UNROLL for (int i = 0; i < kRows; ++i) store(half.value[i][j], y[i]);
+    from += position;
+  }
+  for (int i = 0; i < kRows; ++i) {
+    vf m[kPoints], y[kTileSide];
+    TW_UNROLL for (int j = 0; j < kCols + 2; ++j) m[j] = load(half.value[i][j]);
+    interpolate<kCols>(m, y);
+    TW_UNROLL for (int j = 0; j < kCols; ++j) store(z + i * kOutputRow + j * kPanel, y[j]);
+  }
+}
+
+using Evaluate = void (*)(float* to, int64_t position, const float* from);
+using Interpolate = void (*)(float* z, const float* from, int64_t position);
+
+// at[rows of outputs - 1][columns of outputs - 1]
+struct Transforms {
+  Evaluate evaluate[kTileSide][kTileSide];
+  Interpolate interpolate[kTileSide][kTileSide];
+
+  constexpr Transforms() {
+    fill<1>();
+  }
+
+ private:
+  template <int kRows>
+  constexpr void fill() {
+    fill<kRows, 1>();
+    if constexpr (kRows < kTileSide) fill<kRows + 1>();
+  }
+  template <int kRows, int kCols>
+  constexpr void fill() {
+    evaluate[kRows - 1][kCols - 1] = evaluate_patch<kRows, kCols>;
+    interpolate[kRows - 1][kCols - 1] = interpolate_tile<kRows, kCols>;
+    if constexpr (kCols < kTileSide) fill<kRows, kCols + 1>();
+  }
+};
+
+inline constexpr Transforms kTransforms{};
 
 }  // namespace winograd
 
-// to[position][channel] = (B^T d B)[position] for the patch d[rows + 2][cols + 2] under a tile of `rows`
-// times `cols` outputs. Whole vectors are written; channels that fill the last one are zero. The patch that
-// lies `ahead` bytes further is fetched into L1 on the way: the order of access is none that the hardware
-// foresees (with x in L3, Zen 5 is twice as fast with it).
-template <class T>
-void transform_patch(const Patch<T>& patch, int rows, int cols, int64_t channels, int64_t ahead) {
-  HalfWay half;
-  int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) {
-    winograd::with_outputs(rows, [&](auto outputs) __attribute__((always_inline)) {
-      winograd::evaluate_columns<outputs.value, true>(half, patch.from, c, kLanes, cols + 2, ahead);
-    });
-    winograd::with_outputs(cols, [&](auto outputs) __attribute__((always_inline)) {
-      winograd::evaluate_rows<outputs.value>(patch.to, c, half, rows + 2);
-    });
-  }
-  if (c == channels) return;
-  winograd::with_outputs(rows, [&](auto outputs) __attribute__((always_inline)) {
-    winograd::evaluate_columns<outputs.value, false>(half, patch.from, c, static_cast<int>(channels - c),
-                                                     cols + 2, ahead);
-  });
-  winograd::with_outputs(cols, [&](auto outputs) __attribute__((always_inline)) {
-    winograd::evaluate_rows<outputs.value>(patch.to, c, half, rows + 2);
-  });
+// to[position][channel] = (B^T d B)[position] for the patch d[rows + 2][cols + 2] of the slab under a tile of
+// `rows` times `cols` outputs; matrices of positions are `position` floats apart.
+inline void transform_patch(float* to, int64_t position, const float* from, int rows, int cols, int vectors) {
+  const winograd::Evaluate transform = winograd::kTransforms.evaluate[rows - 1][cols - 1];
+  for (int c = 0; c < vectors * kLanes; c += kLanes) transform(to + c, position, from + c);
 }
 
-// z[row · z_row + col · z_col + channel] = (A^T m A)[row][col] for a tile of `rows` times `cols` outputs and
-// `vectors` vectors of channels.
-inline void transform_sums(float* z, int64_t z_row, int64_t z_col, const float* const* from, int rows,
-                           int cols, int vectors) {
-  HalfWay half;
-  for (int64_t c = 0; c < vectors * kLanes; c += kLanes) {
-    winograd::with_outputs(rows, [&](auto outputs) __attribute__((always_inline)) {
-      winograd::interpolate_columns<outputs.value>(half, from, c, cols + 2);
-    });
-    winograd::with_outputs(cols, [&](auto outputs) __attribute__((always_inline)) {
-      winograd::interpolate_rows<outputs.value>(z + c, z_row, z_col, half, rows);
-    });
-  }
+// z[row][column][channel] = (A^T m A)[row][column] for a tile of `rows` times `cols` outputs.
+inline void transform_sums(float* z, const float* from, int64_t position, int rows, int cols, int vectors) {
+  const winograd::Interpolate transform = winograd::kTransforms.interpolate[rows - 1][cols - 1];
+  for (int c = 0; c < vectors * kLanes; c += kLanes) transform(z + c, from + c, position);
 }
 
 }  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE
