@@ -61,6 +61,9 @@ def test_named_lists() -> None:
     everything = named("all", LISTS)
     assert len(everything) == len(set(everything)) == sum(map(len, LISTS.values()))
     assert named("odd,odd", LISTS) == LISTS["odd"]
+    assert named("resnet@8", LISTS) == tuple(shape for shape in LISTS["resnet"] if shape.m == 8)
+    with pytest.raises(ArgumentError, match="size 7777"):
+        named("resnet@7777", LISTS)
     with pytest.raises(ArgumentError, match="expected one or more of bert"):
         named("resnet,alexnet", LISTS)
 

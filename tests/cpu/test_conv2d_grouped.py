@@ -214,7 +214,9 @@ def test_python_knows_how_much_scratch_memory_a_launch_takes(isa: str) -> None:
     for _ in range(60):
         case = random_case(pick, pick.choice(DTYPES), channels)
         config, problem = any_blocks(pick, isa), case.problem()
-        assert BACKEND.plan(config, problem, forward(problem)).workspace_bytes <= workspace_bytes(config, problem)
+        assert BACKEND.plan(config, problem, forward(problem)).workspace_bytes <= workspace_bytes(
+            config, problem
+        )
 
 
 def test_what_grouped_does_not_take_is_rejected() -> None:

@@ -15,6 +15,7 @@ class Shape(Protocol):
     """
 
     spelling: ClassVar[str]
+    varies: ClassVar[str]  # the size that a list goes through: rows, or images
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
@@ -27,20 +28,25 @@ S = TypeVar("S", bound=Shape)
 
 
 def named(names: str, lists: Mapping[str, Sequence[S]]) -> tuple[S, ...]:
-    """The shapes of a list, of several separated by commas, or of ``all``.
+    """The shapes of a list, of several separated by commas, or of ``all``; of ``list@8``, those with 8 rows or images.
 
     Raises:
-        ArgumentError: for a name that is none of them.
+        ArgumentError: for a name that is none of them, or a size that none of its shapes has.
     """
     found: dict[S, None] = {}
     for name in names.split(","):
-        name = name.strip()
+        name, at, size = name.strip().partition("@")
         if name != "all" and name not in lists:
             raise ArgumentError(
                 f"shapes is {name!r}; expected one or more of {', '.join(lists)}, separated by commas, or all"
             )
         for each in lists.values() if name == "all" else (lists[name],):
-            found.update(dict.fromkeys(each))
+            of_size = [shape for shape in each if not at or str(getattr(shape, shape.varies)) == size]
+            found.update(dict.fromkeys(of_size))
+        if not found:
+            raise ArgumentError(
+                f"shapes is {name}@{size}; no shape of {name} has the size {size or 'nothing'}"
+            )
     return tuple(found)
 
 

@@ -35,7 +35,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 
-_LISTS_HELP = "Published lists, comma-separated: {}, all."
+_LISTS_HELP = "Published lists, comma-separated: {}, all. list@8: its shapes with 8 rows (images)."
 
 # matmul
 MatmulListsOption = Annotated[str, typer.Option("--shapes", help=_LISTS_HELP.format(", ".join(MATMUL_LISTS)))]

@@ -40,6 +40,7 @@ class Conv2dShape:
     """One problem of a list. `name` says which layer it is."""
 
     spelling: ClassVar[str] = "N×C×H×W → K"
+    varies: ClassVar[str] = "n"
 
     name: str
     n: int

@@ -27,6 +27,7 @@ class MatmulShape:
     """One problem of a list. `name` says which layer it is."""
 
     spelling: ClassVar[str] = "M×N×K"
+    varies: ClassVar[str] = "m"
 
     name: str
     m: int
