@@ -157,7 +157,8 @@ struct Worker {
     }
   }
 
-  // Computes one task; the part of x that task `next` will need is fetched on the way, if it is another.
+  // Computes one task. What comes next is fetched on the way: the next panels of the weight, and at last the
+  // part of x that task `next` will need, if it is another.
   void run(int64_t task, int64_t next) {
     const Block block(g, layout, task / g.parts);
     if (held != task / g.parts) {
@@ -167,15 +168,23 @@ struct Worker {
     const int64_t part = task % g.parts;
     const int64_t first = share(layout.panels, g.parts, part), last = share(layout.panels, g.parts, part + 1);
     const int64_t groups = ceil_div(last - first, layout.group_panels);
-    Ahead ahead{};
-    if (next / g.parts != held) {
-      ahead = rows_of(Block(g, layout, next / g.parts));
-      ahead.left = ahead.bytes;
-      ahead.tiles = ceil_div(block.rows * ceil_div(block.cols, kMaxRun), 2) * (last - first);
-    }
+    const int64_t tiles = ceil_div(block.rows * ceil_div(block.cols, kMaxRun), 2);
     for (int64_t i = 0; i < groups; ++i) {
-      multiply(block, first + share(last - first, groups, i), first + share(last - first, groups, i + 1),
-               ahead);
+      const int64_t begin = first + share(last - first, groups, i);
+      const int64_t end = first + share(last - first, groups, i + 1);
+      Ahead ahead{};
+      if (i + 1 < groups) {
+        // The weight of a network's other layers has pushed out this one's since its last call.
+        const int64_t panels = share(last - first, groups, i + 2) - share(last - first, groups, i + 1);
+        ahead.at =
+            reinterpret_cast<uintptr_t>(weight + (block.group * layout.panels + end) * layout.panel_units);
+        ahead.bytes = panels * layout.panel_units * Layout<Math>::kBUnit;
+      } else if (next / g.parts != held) {
+        ahead = rows_of(Block(g, layout, next / g.parts));
+      }
+      ahead.left = ahead.bytes;
+      ahead.tiles = tiles * (end - begin);
+      multiply(block, begin, end, ahead);
     }
   }
 
