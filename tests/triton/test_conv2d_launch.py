@@ -72,13 +72,16 @@ def test_jit_compiles_what_was_proven(case: str, recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("split_k", [1, 2])
 @pytest.mark.parametrize("direction", ["input_gradient", "weight_gradient"])
-@pytest.mark.parametrize("case", ["multiples of 16", "pixels", "odd"])
+@pytest.mark.parametrize("case", ["multiples of 16", "pixels", "odd", "depthwise"])
 def test_jit_compiles_the_gradients_that_were_proven(
     case: str, direction: str, split_k: int, recorder: Recorder
 ) -> None:
-    _, x, weight, window = CASES[case]
+    config, x, weight, window = CASES[case]
     dy = image(*Conv2dProblem.from_tensors(x, weight, **window).y_shape)
-    config = replace(GEMM, algorithm=direction, split_k=split_k)
+    if case == "depthwise":
+        config = replace(config, split_k=split_k if direction == "weight_gradient" else 1)
+    else:
+        config = replace(GEMM, algorithm=direction, split_k=split_k)
     if direction == "input_gradient":
         problem, given = Conv2dProblem.from_tensors(x.shape, weight, grad=dy, **window), (dy, weight)
     else:

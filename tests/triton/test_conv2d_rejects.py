@@ -105,6 +105,7 @@ def test_problem_limits() -> None:
     assert "steps" in why(replace(GOOD, split_k=64))
     assert "few_channels" in why(replace(GOOD, algorithm="few_channels"))
     assert "groups" in why(TAPS)
+    assert "weight's gradient" in why(replace(TAPS, split_k=2), DEPTHWISE)
 
 
 def test_descriptor_limits() -> None:
@@ -118,11 +119,15 @@ def test_descriptor_limits() -> None:
     assert why(replace(BOXES, layout="nhwc"), layer(channels_last=False)) == ""
     assert "16 bytes" in why(BOXES, layer(channels=250))
     assert "16 bytes" in why(BOXES, replace(HALF, alignment=8))
+    broadcast = replace(HALF, x_strides=(0, *HALF.x_strides[1:]))
+    assert "not 0" in why(BOXES, broadcast)
+    assert why(BOXES, replace(broadcast, batch=1)) == ""
     assert why(BOXES, layer(channels=200)) == ""
     assert "next pixel" in why(BOXES, layer(channels=200, stride=2))
     assert "next group" in why(BOXES, layer(channels=192, groups=2))
     gradient = replace(WIDE, stride=2).problem("input_gradient", torch.float16)
     assert "without a stride" in why(BOXES, gradient)
+    assert "tf32" in why(BOXES, WIDE.problem("input_gradient", torch.float32, "tf32"))
 
 
 def test_cpu_needs_the_interpreter() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -43,9 +44,9 @@ _HOPPER_16BIT: Table = (
 _AMPERE_16BIT: Table = (
     (128, 256, 32, 8, 4),
     (256, 128, 32, 8, 4),
-    (256, 128, 32, 16, 4),
     (128, 128, 32, 4, 5),
     (128, 128, 32, 8, 4),
+    (128, 128, 32, 16, 4),
     (128, 128, 64, 8, 3),
     (64, 128, 32, 4, 5),
     (128, 64, 32, 4, 5),
@@ -124,6 +125,16 @@ _FEW_CHANNELS_32BIT: Table = (
 # (block_m, block_n, num_warps), channels contiguous and pixels contiguous
 _DEPTHWISE_NHWC = ((32, 64, 4), (64, 64, 4), (16, 128, 4), (64, 32, 4), (16, 64, 2), (8, 64, 1), (128, 64, 8))
 _DEPTHWISE_NCHW = ((256, 4, 4), (128, 8, 4), (512, 4, 8), (128, 4, 2), (64, 8, 4), (64, 4, 1), (32, 16, 4))
+_DEPTHWISE_WEIGHT_NHWC = (
+    (16, 64, 4),
+    (32, 32, 4),
+    (8, 64, 4),
+    (8, 64, 8),
+    (16, 32, 4),
+    (8, 32, 2),
+    (4, 32, 1),
+)
+_DEPTHWISE_WEIGHT_NCHW = ((256, 4, 4), (512, 2, 4), (256, 2, 4), (128, 4, 4), (128, 2, 2), (64, 2, 1))
 
 _GROUP_M = 8
 _MAX_CONFIGS = 24
@@ -154,7 +165,7 @@ def _as_they_are(problem: Conv2dProblem, device: DeviceSpec, layout: str) -> Ite
         if problem.direction not in directions:
             continue
         if algorithm == "depthwise":
-            yield from _depthwise(problem, layout)
+            yield from _depthwise(problem, device, layout)
         else:
             yield from _products(algorithm, problem, device, layout)
 
@@ -178,9 +189,7 @@ def _products(
         group_m = min(_GROUP_M, _covering(cdiv(rows, block_m)))
         whole = TritonConfig(algorithm, block_m, block_n, block_k, group_m, 1, num_warps, num_stages, layout)
         for split_k in _splits(whole, problem, device):
-            yield TritonConfig(
-                *(algorithm, block_m, block_n, block_k, group_m, split_k, num_warps, num_stages, layout)
-            )
+            yield replace(whole, split_k=split_k)
 
 
 def _table(algorithm: str, problem: Conv2dProblem, device: DeviceSpec) -> Table:
@@ -188,27 +197,41 @@ def _table(algorithm: str, problem: Conv2dProblem, device: DeviceSpec) -> Table:
     if algorithm == "few_channels" and problem.direction == "forward":
         return _FEW_CHANNELS_16BIT if halves else _FEW_CHANNELS_32BIT
     if algorithm == "descriptor":
-        return _DESCRIPTOR_16BIT if halves else _DESCRIPTOR_TF32
+        # Without matrix units products take so long that how operands are fetched does not matter.
+        return _DESCRIPTOR_16BIT if halves else _DESCRIPTOR_TF32 if problem.precision == "tf32" else ()
     if halves:
         return _HOPPER_16BIT if 90 <= device.capability < 120 else _AMPERE_16BIT
     return _TF32 if problem.precision == "tf32" else _FP32
 
 
-def _depthwise(problem: Conv2dProblem, layout: str) -> Iterator[TritonConfig]:
-    summed = group_channels(problem)[0 if problem.direction == "forward" else 1]
+def _depthwise(problem: Conv2dProblem, device: DeviceSpec, layout: str) -> Iterator[TritonConfig]:
+    summed = group_channels(problem)[1 if problem.direction == "input_gradient" else 0]
     if problem.groups == 1 or summed > SMALL_GROUP:
         return
     strides = problem.x_strides if problem.direction == "forward" else problem.y_strides
-    channels, rows = problem.out_shape[1], tile.pixels(problem)
-    for block_m, block_n, num_warps in _DEPTHWISE_NHWC if strides[1] == 1 else _DEPTHWISE_NCHW:
+    channels_last = strides[1] == 1
+    if problem.direction == "weight_gradient":
+        table = _DEPTHWISE_WEIGHT_NHWC if channels_last else _DEPTHWISE_WEIGHT_NCHW
+        channels, rows = problem.out_channels, problem.batch * problem.m
+    else:
+        table = _DEPTHWISE_NHWC if channels_last else _DEPTHWISE_NCHW
+        channels, rows = problem.out_shape[1], tile.pixels(problem)
+    for block_m, block_n, num_warps in table:
         block_m, block_n = min(block_m, _covering(rows)), min(block_n, _covering(channels))
-        yield TritonConfig("depthwise", block_m, block_n, 1, 1, 1, num_warps, 1, layout)
+        whole = TritonConfig("depthwise", block_m, block_n, 1, 1, 1, num_warps, 1, layout)
+        if problem.direction != "weight_gradient":
+            yield whole
+            continue
+        for split_k in _splits(whole, problem, device):
+            yield replace(whole, split_k=split_k)
 
 
 def _splits(config: TritonConfig, problem: Conv2dProblem, device: DeviceSpec) -> Iterator[int]:
     """1, and the powers of two that give every multiprocessor one tile to four."""
     yield 1
     tiles = tile.programs(config, problem)
+    if config.algorithm == "depthwise":
+        tiles *= problem.kernel[0]
     most = tile.steps(config, problem) // _MIN_STEPS_PER_PART
     for split_k in _SPLITS:
         enough = device.units // 2 < tiles * split_k <= 4 * device.units

@@ -140,19 +140,31 @@ def _weight_gradient_seconds(config: TritonConfig, problem: Conv2dProblem, devic
 
 def _depthwise_seconds(config: TritonConfig, problem: Conv2dProblem, device: DeviceSpec) -> float:
     c, k = group_channels(problem)
-    forward = problem.direction == "forward"
-    taps = math.prod(problem.kernel) if forward else math.prod(map(cdiv, problem.kernel, tap_steps(problem)))
-    outputs = math.prod(problem.out_shape)
-    loads = outputs * taps * (c if forward else k)
+    if problem.direction == "weight_gradient":
+        # Of dy once per row of the window, of x for every tap.
+        products = math.prod(problem.y_shape) * math.prod(problem.kernel) * c
+        loads = products + products // problem.kernel[1]
+        wasted = tile.taps_together(problem) * cdiv(problem.kernel[1], tile.taps_together(problem))
+        loads = loads * wasted // problem.kernel[1]
+    elif problem.direction == "forward":
+        loads = math.prod(problem.out_shape) * math.prod(problem.kernel) * c
+    else:
+        taps = math.prod(map(cdiv, problem.kernel, tap_steps(problem)))
+        loads = math.prod(problem.out_shape) * taps * k
     singles = tile.depthwise_singles(problem)
     # A load of one element takes as long as one of a vector.
     width = 4 if singles else problem.dtype.itemsize
     cached = loads * width / (_L1_BYTES_PER_CLOCK * device.units * device.clock_hz)
     compute = 2.0 * _OPERATIONS_PER_TAP * loads / device.peak_fp32
     blocks = tile.programs(config, problem)
+    channels = problem.out_shape[0 if problem.direction == "weight_gradient" else 1]
+    if problem.direction == "weight_gradient":
+        blocks *= problem.kernel[0] * cdiv(problem.kernel[1], tile.taps_together(problem)) * c
     waves = cdiv(blocks, device.units * max(1, 32 // config.num_warps))
     filled = blocks / (waves * device.units * max(1, 32 // config.num_warps))
-    tiles = cdiv(problem.out_shape[1], config.block_n) * config.block_n / max(problem.out_shape[1], 1)
+    tiles = cdiv(channels, config.block_n) * config.block_n / max(channels, 1)
     memory = problem.bytes() / (device.bandwidth * GPU_BANDWIDTH_SHARE)
     busy: float = max(memory, cached * tiles, compute * tiles) / max(filled, 0.05)
+    if config.split_k > 1:
+        busy += split_seconds(math.prod(problem.weight_shape), config.split_k, device)
     return busy + TILE_LATENCY + device.launch_seconds

@@ -7,8 +7,7 @@ product would be mostly padding. A program owns BLOCK_M pixels and BLOCK_N chann
 neighbouring channels (NHWC) or pixels (NCHW), and for each tap a thread multiplies its vectors. Such a layer is bound
 by memory: what overlapping windows read twice comes from L1.
 
-The same sum, over the outputs of a group and with the taps of a pixel's class (see input_gradient.py), is the
-gradient of the input.
+`depthwise_gradients.py` has the gradients; that of the input is the same sum.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -19,9 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tilewright.kernels.conv2d.triton.implicit_gemm import store_pixels
-from tilewright.kernels.conv2d.triton.input_gradient import first_tap
-from tilewright.kernels.conv2d.triton.taps import offsets_of, pixels_of_rows
+from tilewright.kernels.conv2d.triton.pixels import offsets_of, pixels_of_rows, store_pixels
 from tilewright.kernels.triton_blocks import as_multiple, load_tile, tile_of_program
 
 
@@ -308,148 +305,5 @@ def depthwise(
         ROWS_LAST,
         Y_RUN,
         RESIDUAL_RUN,
-        WIDE,
-    )
-
-
-@triton.jit
-def depthwise_input_gradient(
-    dy_ptr,
-    w_ptr,
-    dx_ptr,
-    M,
-    N,
-    H,
-    W,
-    CLASS_H,
-    CLASS_W,
-    P,
-    Q,
-    R,
-    S,
-    stride_h,
-    stride_w,
-    top,
-    left,
-    dilation_h,
-    dilation_w,
-    step_h,
-    step_w,
-    dy_n,
-    dy_k,
-    dy_h,
-    dy_w,
-    w_k,
-    w_c,
-    w_r,
-    w_s,
-    dx_n,
-    dx_c,
-    dx_h,
-    dx_w,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    GROUP_M: tl.constexpr,
-    IN_PER_GROUP: tl.constexpr,
-    OUT_PER_GROUP: tl.constexpr,
-    UNROLLED_W: tl.constexpr,
-    EVEN_M: tl.constexpr,
-    EVEN_N: tl.constexpr,
-    PADDED: tl.constexpr,
-    PIXELS_LAST: tl.constexpr,
-    DY_UNIT: tl.constexpr,
-    DX_UNIT: tl.constexpr,
-    DX_RUN: tl.constexpr,
-    ROWS_LAST: tl.constexpr,
-    WIDE: tl.constexpr,
-):
-    """M pixels of a class of dx and its N channels; IN_PER_GROUP channels of dy go into each."""
-    if DY_UNIT > 1:
-        dy_n, dy_h = as_multiple(dy_n, DY_UNIT), as_multiple(dy_h, DY_UNIT)
-        dy_w, N = as_multiple(dy_w, DY_UNIT), as_multiple(N, DY_UNIT)
-    if DX_UNIT > 1:
-        dx_n, dx_h = as_multiple(dx_n, DX_UNIT), as_multiple(dx_h, DX_UNIT)
-        if ROWS_LAST:
-            dx_c = as_multiple(dx_c, DX_UNIT)
-        else:
-            dx_w, N = as_multiple(dx_w, DX_UNIT), as_multiple(N, DX_UNIT)
-
-    class_h, class_w = tl.program_id(1) // stride_w, tl.program_id(1) % stride_w
-    r0 = first_tap(class_h + top, R, stride_h, dilation_h, step_h)
-    s0 = first_tap(class_w + left, S, stride_w, dilation_w, step_w)
-
-    _, _, row, col = tile_of_program(M, N, BLOCK_M, BLOCK_N, GROUP_M, 1, False)
-    rows = row + tl.arange(0, BLOCK_M)
-    rows_ok = rows < M
-    if not EVEN_M:
-        rows = tl.minimum(rows, M - 1)
-    n, i, j = pixels_of_rows(rows, CLASS_H, CLASS_W)
-    ih, iw = i * stride_h + class_h, j * stride_w + class_w
-    acc = sum_taps(
-        dy_ptr,
-        w_ptr + r0.to(tl.int64) * w_r + s0.to(tl.int64) * w_s,
-        n,
-        i + (class_h + top - r0 * dilation_h) // stride_h,
-        j + (class_w + left - s0 * dilation_w) // stride_w,
-        col + tl.arange(0, BLOCK_N),
-        N,
-        P,
-        Q,
-        tl.cdiv(R - r0, step_h),
-        tl.cdiv(S - s0, step_w),
-        -(step_h * dilation_h // stride_h),
-        -(step_w * dilation_w // stride_w),
-        dy_n,
-        dy_k,
-        dy_h,
-        dy_w,
-        IN_PER_GROUP * w_k,
-        w_c,
-        w_k,
-        w_r * step_h,
-        w_s * step_w,
-        BLOCK_M,
-        BLOCK_N,
-        IN_PER_GROUP,
-        OUT_PER_GROUP,
-        UNROLLED_W,
-        EVEN_N,
-        PADDED,
-        PIXELS_LAST,
-        WIDE,
-    )
-    if PIXELS_LAST:
-        acc = tl.trans(acc)
-    store_pixels(
-        acc,
-        dx_ptr,
-        None,
-        None,
-        None,
-        n,
-        ih,
-        iw,
-        rows_ok & (ih < H) & (iw < W),
-        0,
-        col,
-        N,
-        dx_n,
-        dx_c,
-        dx_h,
-        dx_w,
-        0,
-        0,
-        0,
-        0,
-        0,
-        BLOCK_M,
-        BLOCK_N,
-        1,
-        "none",
-        EVEN_M,
-        EVEN_N,
-        ROWS_LAST,
-        DX_RUN,
-        1,
         WIDE,
     )

@@ -26,7 +26,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tilewright.kernels.conv2d.triton.implicit_gemm import store_pixels
+from tilewright.kernels.conv2d.triton.pixels import store_pixels
 from tilewright.kernels.triton_blocks import as_multiple, tile_of_program
 
 

@@ -14,6 +14,7 @@ from tilewright.kernels.conv2d.triton.geometry import (
     NO_STRIDES,
     box_of,
     dense_nhwc,
+    described_strides,
     group_channels,
     image_extents,
     input_precision,
@@ -129,7 +130,7 @@ def plan_depthwise(
         constants=(
             *(config.block_m, config.block_n, config.group_m),
             *group_channels(problem),
-            unrolled(problem.kernel[1]),
+            unrolled(problem.kernel[1], group_channels(problem)[0]),
             m % config.block_m == 0,
             n % config.block_n == 0,
             padded(problem),
@@ -173,7 +174,7 @@ def plan_descriptor(
     top, left = problem.padding[0], problem.padding[2]
     dilation_h, dilation_w = problem.dilation
     taps, per_group = math.prod(problem.kernel), group_channels(problem)[0]
-    in_n, _, in_h, in_w = in_strides
+    in_n, _, in_h, in_w = described_strides(in_shape, in_strides)
     w_block = (1, config.block_n, config.block_k) if forward else (1, config.block_k, config.block_n)
     main = Kernel(
         fn=descriptor.descriptor,

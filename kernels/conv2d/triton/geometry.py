@@ -51,15 +51,23 @@ def channels_last_copy(problem: Conv2dProblem) -> Conv2dProblem:
     return replace(problem, y_strides=y, x_strides=x)
 
 
+def described_strides(shape: tuple[int, ...], strides: Strides) -> Strides:
+    """The strides, with those of dimensions of size 1, which mean nothing, replaced by a dense image's."""
+    _, channels, height, width = shape
+    step_n, step_c, step_h, step_w = strides
+    step_w = step_w if width > 1 else channels
+    step_h = step_h if height > 1 else width * step_w
+    return step_n if shape[0] > 1 else height * step_h, step_c, step_h, step_w
+
+
 def described_extents(problem: Conv2dProblem) -> tuple[int, ...] | None:
     """What must be a multiple of 16 bytes for operands to be fetched as boxes; None if they are not channels_last."""
     forward = problem.direction == "forward"
-    channels, strides = (
-        (problem.in_channels, problem.x_strides) if forward else (problem.out_channels, problem.y_strides)
-    )
+    shape, strides = (problem.x_shape, problem.x_strides) if forward else (problem.y_shape, problem.y_strides)
     if strides[1] != 1 or problem.weight_strides != output_strides(problem.weight_shape, True):
         return None
-    return channels, strides[0], strides[2], strides[3], group_channels(problem)[0]
+    step_n, _, step_h, step_w = described_strides(shape, strides)
+    return shape[1], step_n, step_h, step_w, group_channels(problem)[0]
 
 
 def pixels_last(strides: Strides) -> bool:

@@ -7,7 +7,7 @@ import math
 import torch
 
 from tilewright.kernels.conv2d.problem import Conv2dProblem
-from tilewright.kernels.conv2d.triton import depthwise, input_gradient, weight_gradient
+from tilewright.kernels.conv2d.triton import depthwise_gradients, input_gradient, weight_gradient
 from tilewright.kernels.conv2d.triton.alignment import unit
 from tilewright.kernels.conv2d.triton.config import TritonConfig
 from tilewright.kernels.conv2d.triton.geometry import (
@@ -32,7 +32,7 @@ from tilewright.kernels.conv2d.triton.plan import (
     unrolled,
     window,
 )
-from tilewright.kernels.conv2d.triton.tile import subtiles
+from tilewright.kernels.conv2d.triton.tile import subtiles, taps_together
 from tilewright.kernels.triton_launch import Kernel, cdiv
 
 
@@ -107,7 +107,7 @@ def plan_depthwise_input_gradient(
     unstrided = problem.stride == (1, 1)
     aligned = problem.alignment % 16 == 0
     main = Kernel(
-        fn=depthwise.depthwise_input_gradient,
+        fn=depthwise_gradients.depthwise_input_gradient,
         grid=(cdiv(m, config.block_m) * cdiv(n, config.block_n), stride_h * stride_w, 1),
         pointers=(problem.dtype, problem.dtype, out_dtype),
         aligned=(aligned, aligned, True),
@@ -126,7 +126,7 @@ def plan_depthwise_input_gradient(
         constants=(
             *(config.block_m, config.block_n, config.group_m),
             *group_channels(problem)[::-1],
-            unrolled(problem.kernel[1]) if unstrided else 0,
+            unrolled(problem.kernel[1], group_channels(problem)[1]) if unstrided else 0,
             m % config.block_m == 0 and height % stride_h == 0 and width % stride_w == 0,
             n % config.block_n == 0,
             problem.kernel != (1, 1) or any(problem.padding),
@@ -175,7 +175,6 @@ def plan_weight_gradient(
             pixels % config.block_k == 0,
             padded(problem),
             flat,
-            pixels_last(problem.y_strides),
             pixels_last(problem.x_strides),
             unit(image_extents(m, problem.y_strides), problem.dtype, problem.alignment),
             1 if flat else unit(image_extents(n, problem.x_strides), problem.dtype, problem.alignment),
@@ -185,8 +184,58 @@ def plan_weight_gradient(
         ),
         options=options(config),
     )
-    if not split:
+    return _with_sum(config, problem, out_dtype, main)
+
+
+def plan_depthwise_weight_gradient(
+    config: TritonConfig, problem: Conv2dProblem, out_dtype: torch.dtype, decode: bool
+) -> Plan:
+    split = config.split_k > 1
+    c, k = group_channels(problem)
+    size, channels = math.prod(problem.weight_shape), problem.out_channels
+    together = taps_together(problem)
+    aligned = problem.alignment % 16 == 0
+    main = Kernel(
+        fn=depthwise_gradients.depthwise_weight_gradient,
+        grid=(
+            cdiv(channels, config.block_n) * config.split_k,
+            problem.kernel[0] * cdiv(problem.kernel[1], together) * c,
+            1,
+        ),
+        pointers=(problem.dtype, problem.dtype, torch.float32 if split else out_dtype),
+        aligned=(aligned, aligned, True),
+        scalars=(
+            *(channels, problem.batch * problem.m),
+            *problem.size,
+            *problem.out_size,
+            *problem.kernel,
+            *window(problem),
+            *problem.y_strides,
+            *problem.x_strides,
+            size if split else 0,
+            *problem.weight_strides,
+        ),
+        constants=(
+            *(config.block_m, config.block_n, together, config.split_k),
+            *(c, k),
+            pixels_last(problem.y_strides),
+            unit(image_extents(channels, problem.y_strides), problem.dtype, problem.alignment),
+            # Only where both have the same channels is a vector of one a vector of the other.
+            unit(image_extents(channels, problem.x_strides), problem.dtype, problem.alignment)
+            if c == k == 1
+            else 1,
+            is_wide(config, problem),
+        ),
+        options=options(config),
+    )
+    return _with_sum(config, problem, out_dtype, main)
+
+
+def _with_sum(config: TritonConfig, problem: Conv2dProblem, out_dtype: torch.dtype, main: Kernel) -> Plan:
+    """The plan of a weight's gradient, whose parts are summed in their order in memory."""
+    if config.split_k == 1:
         return Plan(main, None, 0)
+    size = math.prod(problem.weight_shape)
     finish = Kernel(
         fn=weight_gradient.sum_weight_parts,
         grid=(cdiv(size, SUM_BLOCK), 1, 1),

@@ -19,8 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tilewright.kernels.conv2d.triton.implicit_gemm import store_pixels
-from tilewright.kernels.conv2d.triton.taps import multiply_taps, offsets_of, pixels_of_rows
+from tilewright.kernels.conv2d.triton.pixels import offsets_of, pixels_of_rows, store_pixels
+from tilewright.kernels.conv2d.triton.taps import multiply_taps
 from tilewright.kernels.triton_blocks import as_multiple, tile_of_program
 
 

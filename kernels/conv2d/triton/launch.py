@@ -9,6 +9,7 @@ from tilewright.kernels.conv2d.triton.config import TritonConfig
 from tilewright.kernels.conv2d.triton.forward_plans import plan_depthwise, plan_descriptor, plan_forward
 from tilewright.kernels.conv2d.triton.gradient_plans import (
     plan_depthwise_input_gradient,
+    plan_depthwise_weight_gradient,
     plan_input_gradient,
     plan_weight_gradient,
 )
@@ -23,6 +24,7 @@ _PLANNERS = {
     ("input_gradient", "depthwise"): plan_depthwise_input_gradient,
     ("input_gradient", "descriptor"): plan_descriptor,
     ("weight_gradient", "weight_gradient"): plan_weight_gradient,
+    ("weight_gradient", "depthwise"): plan_depthwise_weight_gradient,
     ("weight_gradient", "few_channels"): plan_weight_gradient,
 }
 

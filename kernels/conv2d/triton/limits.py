@@ -27,7 +27,7 @@ DIRECTIONS: dict[str, tuple[str, ...]] = {
     "implicit_gemm": ("forward",),
     "few_channels": ("forward", "weight_gradient"),
     "descriptor": ("forward", "input_gradient"),
-    "depthwise": ("forward", "input_gradient"),
+    "depthwise": ("forward", "input_gradient", "weight_gradient"),
     "input_gradient": ("input_gradient",),
     "weight_gradient": ("weight_gradient",),
 }
@@ -46,14 +46,13 @@ _DEPTHWISE: dict[str, tuple[int, ...]] = {
     "block_n": (1, 2, 4, 8, 16, 32, 64, 128, 256),
     "block_k": (1,),
     "group_m": (1, 2, 4, 8, 16),
-    "split_k": (1,),
     "num_warps": (1, 2, 4, 8),
     "num_stages": (1,),
 }
 _MAX_SPLIT = 256
 _MAX_SIZE = 2**31 - 1024  # sizes and indices are 32-bit, and a block may reach past the end
 _MAX_GRID = 2**31 - 1
-_MAX_CLASSES = 65535  # stride_h · stride_w, the second dimension of a grid
+_MAX_CLASSES = 65535  # the second dimension of a grid: stride_h · stride_w, or weights per channel
 FEW_CHANNELS = 16
 """Input channels of a group up to which numbering the terms through saves steps."""
 SMALL_GROUP = 8
@@ -128,11 +127,16 @@ def _unfit_algorithm(config: TritonConfig, problem: Conv2dProblem, device: Devic
     if config.algorithm == "few_channels" and c > FEW_CHANNELS:
         return f"few_channels is for at most {FEW_CHANNELS} input channels per group, not {c}"
     if config.algorithm == "depthwise":
-        summed = c if problem.direction == "forward" else k
+        summed = k if problem.direction == "input_gradient" else c
         if problem.groups == 1 or summed > SMALL_GROUP:
             return (
                 f"depthwise is for groups of at most {SMALL_GROUP} channels, not {problem.groups} of {summed}"
             )
+        if config.split_k > 1 and problem.direction != "weight_gradient":
+            return f"split_k is {config.split_k}; depthwise splits sums over pixels only, for the weight's gradient"
+        rows = problem.kernel[0] * problem.kernel[1] * c
+        if problem.direction == "weight_gradient" and rows > _MAX_CLASSES:
+            return f"{rows} weights per channel are more than the {_MAX_CLASSES} of a grid's second dimension"
     if config.algorithm == "descriptor" and config.layout == "as_is":
         return _indescribable(config, problem, device)
     return None
@@ -146,6 +150,8 @@ def _indescribable(config: TritonConfig, problem: Conv2dProblem, device: DeviceS
     stride = problem.stride
     if not forward and stride != (1, 1):
         return "descriptor computes gradients of convolutions without a stride only"
+    if not forward and problem.dtype.itemsize == 4 and device.kind == "cuda":
+        return "descriptor has the weight in an order that matrix units do not read with tf32"
     if problem.size[0] % stride[0] or problem.size[1] % stride[1]:
         return f"descriptor needs an image that the stride divides, not {problem.size} by {stride}"
     extents = described_extents(problem)
@@ -153,7 +159,7 @@ def _indescribable(config: TritonConfig, problem: Conv2dProblem, device: DeviceS
         return "descriptor needs channels_last operands"
     vector = 16 // problem.dtype.itemsize
     if problem.alignment % 16 or any(extent % vector or not extent for extent in extents):
-        return "descriptor needs addresses and strides that are multiples of 16 bytes"
+        return "descriptor needs addresses and strides that are multiples of 16 bytes, and not 0"
     summed = group_channels(problem)[0 if forward else 1]
     if summed % config.block_k and (problem.groups > 1 or stride[1] > 1):
         return (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tilewright.kernels.conv2d.problem import Conv2dProblem
-from tilewright.kernels.conv2d.triton import implicit_gemm
+from tilewright.kernels.conv2d.triton import pixels
 from tilewright.kernels.conv2d.triton.config import TritonConfig
 from tilewright.kernels.conv2d.triton.geometry import (
     NO_STRIDES,
@@ -44,7 +44,7 @@ def finish_image(
     block_m = SUM_BLOCK // block_n
     aligned = problem.alignment % 16 == 0
     return Kernel(
-        fn=implicit_gemm.sum_parts,
+        fn=pixels.sum_parts,
         grid=(cdiv(m, block_m) * cdiv(n, block_n), 1, 1),
         pointers=(torch.float32, *outputs(problem, out_dtype)),
         aligned=(True, True, True, aligned, aligned),
@@ -87,6 +87,6 @@ def contiguous_along(strides: Strides, dim: int, other: int) -> bool:
     return strides[dim] == 1 and strides[other] != 1
 
 
-def unrolled(taps: int) -> int:
-    """UNROLLED_W: taps whose loads are under way together; 0 for so many that registers would not hold them."""
-    return taps if taps <= _MOST_UNROLLED else 0
+def unrolled(taps: int, summed: int) -> int:
+    """UNROLLED_W: taps in a row whose loads are under way together, 0 for none, where each adds `summed` products."""
+    return taps if taps * summed <= _MOST_UNROLLED else 0

@@ -25,22 +25,6 @@ from tilewright.kernels.triton_blocks import load_tile
 
 
 @triton.jit
-def pixels_of_rows(rows, HEIGHT, WIDTH):
-    """(n, p, q) of pixels that are numbered image by image, row by row."""
-    q = rows % WIDTH
-    rest = rows // WIDTH
-    return rest // HEIGHT, rest % HEIGHT, q
-
-
-@triton.jit
-def offsets_of(n, p, q, stride_n, stride_h, stride_w, WIDE: tl.constexpr):
-    """Elements from a tensor's first to pixels (n, p, q) of its first channel."""
-    if WIDE:
-        n, p, q = n.to(tl.int64), p.to(tl.int64), q.to(tl.int64)
-    return n * stride_n + p * stride_h + q * stride_w
-
-
-@triton.jit
 def multiply_taps(
     in_ptr,
     w_ptr,

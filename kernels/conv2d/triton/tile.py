@@ -22,14 +22,22 @@ from tilewright.kernels.triton_tile import Tile
 
 # Elements that a thread reads one by one in a step; each holds an address and a register at once. Fewer fit where
 # the output is written one by one, too.
+_MOST_TAPS = 8
 _MAX_SINGLES = 48
 _MAX_SINGLES_BOTH_WAYS = 32
-_DEPTHWISE_SUMS = 32
+# A thread of `depthwise` has all loads of a row of taps under way at once, for each channel of a group.
+_FEW_SUMS = 16
+_MAX_PIXELS_PER_WARP = (
+    32  # whose numbers are divided into image, row and column, in a step of a weight's gradient
+)
+_DEPTHWISE_SUMS, _SMALL_GROUP_SUMS = 32, 16
 
 
 def programs(config: TritonConfig, problem: Conv2dProblem) -> int:
     """Blocks of the grid's first dimension."""
     c, k = group_channels(problem)
+    if problem.direction == "weight_gradient" and config.algorithm == "depthwise":
+        return cdiv(problem.out_channels, config.block_n) * config.split_k
     if problem.direction == "weight_gradient":
         taps = math.prod(problem.kernel)
         flat = config.algorithm == "few_channels"
@@ -48,6 +56,11 @@ def programs(config: TritonConfig, problem: Conv2dProblem) -> int:
     return rows * cdiv(n, config.block_n) * config.split_k * problem.groups
 
 
+def taps_together(problem: Conv2dProblem) -> int:
+    """Taps in a row of the window that a program of depthwise's weight gradient takes at once: a power of two."""
+    return min(_MOST_TAPS, 1 << (problem.kernel[1] - 1).bit_length())
+
+
 def pixels(problem: Conv2dProblem) -> int:
     """Rows of the product: pixels of the computed image, or of one class of them (see input_gradient.py)."""
     if problem.direction == "forward":
@@ -59,7 +72,8 @@ def steps(config: TritonConfig, problem: Conv2dProblem) -> int:
     """Steps of BLOCK_K terms in the longest sum."""
     c, k = group_channels(problem)
     if problem.direction == "weight_gradient":
-        return cdiv(problem.batch * problem.m, config.block_k)
+        length = config.block_m if config.algorithm == "depthwise" else config.block_k
+        return cdiv(problem.batch * problem.m, length)
     if config.algorithm == "few_channels":
         return cdiv(problem.reduction, config.block_k)
     if problem.direction == "forward":
@@ -90,10 +104,10 @@ def image_tile(config: TritonConfig, problem: Conv2dProblem) -> Tile:
 
 def depthwise_singles(problem: Conv2dProblem) -> bool:
     """Whether `depthwise` reads its image element by element."""
-    if problem.direction == "forward":
-        channels, strides = problem.in_channels, problem.x_strides
-    else:
+    if problem.direction == "input_gradient":
         channels, strides = problem.out_channels, problem.y_strides
+    else:
+        channels, strides = problem.in_channels, problem.x_strides
     plain = problem.groups == problem.in_channels == problem.out_channels
     return not plain or not has_vectors(image_extents(channels, strides), problem.dtype, problem.alignment)
 
@@ -144,9 +158,12 @@ def subtiles(config: TritonConfig, problem: Conv2dProblem) -> int:
 def shared_bytes(config: TritonConfig, problem: Conv2dProblem, capability: int) -> int:
     """The most shared memory per block that the compiled kernel asks for."""
     if config.algorithm == "depthwise":
-        return config.block_m * config.block_n * 4 + 64
+        taps = taps_together(problem) if problem.direction == "weight_gradient" else 1
+        return taps * config.block_m * config.block_n * 4 + 64
     parts = 1 if problem.direction == "weight_gradient" else subtiles(config, problem)
-    return product_tile(config, problem).shared_bytes(capability, parts)
+    # Boxes of both operands arrive by barriers of their own.
+    barriers = 2 * 8 * config.num_stages if config.algorithm == "descriptor" else 0
+    return product_tile(config, problem).shared_bytes(capability, parts) + barriers
 
 
 def too_many_registers(config: TritonConfig, problem: Conv2dProblem, capability: int) -> str | None:
@@ -154,18 +171,25 @@ def too_many_registers(config: TritonConfig, problem: Conv2dProblem, capability:
     tile = product_tile(config, problem)
     held = tile.accumulators
     if config.algorithm == "depthwise":
-        return _too_many_sums(held, _DEPTHWISE_SUMS)
+        if problem.direction == "weight_gradient":
+            return _too_many_sums(held * taps_together(problem), _DEPTHWISE_SUMS)
+        summed = group_channels(problem)[0 if problem.direction == "forward" else 1]
+        return _too_many_sums(held, _DEPTHWISE_SUMS if summed == 1 else _SMALL_GROUP_SUMS)
     unfit = tile.unfit_step()
     if unfit is not None:
         return unfit
     if config.algorithm != "descriptor":
         read_singly = singles(config, problem)
-        most = _MAX_SINGLES_BOTH_WAYS if stores_singles(problem) else _MAX_SINGLES
+        most = _MAX_SINGLES
+        if stores_singles(problem):
+            most = _MAX_SINGLES_BOTH_WAYS if held <= _FEW_SUMS else _MAX_SINGLES_BOTH_WAYS // 2
         if read_singly > most:
             return (
                 f"each thread would read {read_singly} elements one by one per step, {most} fit its registers: "
                 "channels or strides are not multiples of 16 bytes"
             )
+    if problem.direction == "weight_gradient" and config.block_k > _MAX_PIXELS_PER_WARP * config.num_warps:
+        return f"each warp would find the places of {config.block_k // config.num_warps} pixels in a step"
     return _too_many_sums(held, _most_sums(config, problem, tile, capability))
 
 
@@ -177,6 +201,8 @@ def _too_many_sums(held: int, most: int) -> str | None:
 
 def _most_sums(config: TritonConfig, problem: Conv2dProblem, tile: Tile, capability: int) -> int:
     """fp32 values of the accumulator that a thread can hold beside addresses, masks and operands."""
+    if config.num_warps > 8:
+        return 32  # a multiprocessor's registers are 128 for each of 512 threads
     reads_singles = config.algorithm != "descriptor" and singles(config, problem) > 0
     if not tile.on_matrix_units:
         return 32 if reads_singles else 64  # multiply-adds hold both operands in registers too
@@ -188,5 +214,11 @@ def _most_sums(config: TritonConfig, problem: Conv2dProblem, tile: Tile, capabil
         return 128
     # mma.sync holds fragments of both operands as well; fp32 ones are twice as large.
     fragments = tile.block_m + tile.block_n
+    if (
+        problem.direction == "weight_gradient"
+        and tile.dtype.itemsize == 4
+        and fragments > 32 * tile.num_warps
+    ):
+        return 32  # and every pixel's place
     too_large = tile.dtype.itemsize == 4 or tile.block_k > 64 or fragments > 64 * tile.num_warps
     return 64 if too_large else 128

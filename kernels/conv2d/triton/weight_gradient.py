@@ -20,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from tilewright.kernels.conv2d.triton.taps import offsets_of, pixels_of_rows
+from tilewright.kernels.conv2d.triton.pixels import offsets_of, pixels_of_rows
 from tilewright.kernels.triton_blocks import as_multiple, load_tile, tile_of_program
 
 
@@ -67,7 +67,6 @@ def weight_gradient(
     EVEN_K: tl.constexpr,
     PADDED: tl.constexpr,
     FLAT: tl.constexpr,
-    DY_PIXELS_LAST: tl.constexpr,
     X_PIXELS_LAST: tl.constexpr,
     DY_UNIT: tl.constexpr,
     X_UNIT: tl.constexpr,
@@ -124,23 +123,10 @@ def weight_gradient(
         ih, iw = p * stride_h, q * stride_w
         dy_rows = offsets_of(n, p, q, dy_n, dy_h, dy_w, WIDE)
         x_rows = offsets_of(n, ih, iw, x_n, x_h, x_w, WIDE)
-        if DY_PIXELS_LAST:
-            dy = load_tile(
-                dy_ptr + (k[:, None] * dy_k + dy_rows[None, :]),
-                k_ok[:, None],
-                pixels_ok[None, :],
-                EVEN_M,
-                EVEN_K,
-            )
-        else:
-            dy = load_tile(
-                dy_ptr + (dy_rows[:, None] + k[None, :] * dy_k),
-                pixels_ok[:, None],
-                k_ok[None, :],
-                EVEN_K,
-                EVEN_M,
-            )
-            dy = tl.trans(dy)
+        # In this order wherever dy is contiguous: transposing it would keep sm_80 from fetching it ahead.
+        dy = load_tile(
+            dy_ptr + (k[:, None] * dy_k + dy_rows[None, :]), k_ok[:, None], pixels_ok[None, :], EVEN_M, EVEN_K
+        )
         if X_PIXELS_LAST:
             x_ptrs = x_ptr + (x_cols[:, None] + x_rows[None, :])
             if FLAT:
