@@ -127,6 +127,7 @@ def test_descriptor_limits() -> None:
     assert "next group" in why(BOXES, layer(channels=192, groups=2))
     gradient = replace(WIDE, stride=2).problem("input_gradient", torch.float16)
     assert "without a stride" in why(BOXES, gradient)
+    assert "matrix units" in why(BOXES, WIDE.problem("forward", torch.float32))
     assert "tf32" in why(BOXES, WIDE.problem("input_gradient", torch.float32, "tf32"))
 
 

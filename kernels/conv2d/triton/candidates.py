@@ -197,8 +197,7 @@ def _table(algorithm: str, problem: Conv2dProblem, device: DeviceSpec) -> Table:
     if algorithm == "few_channels" and problem.direction == "forward":
         return _FEW_CHANNELS_16BIT if halves else _FEW_CHANNELS_32BIT
     if algorithm == "descriptor":
-        # Without matrix units products take so long that how operands are fetched does not matter.
-        return _DESCRIPTOR_16BIT if halves else _DESCRIPTOR_TF32 if problem.precision == "tf32" else ()
+        return _DESCRIPTOR_16BIT if halves else _DESCRIPTOR_TF32
     if halves:
         return _HOPPER_16BIT if 90 <= device.capability < 120 else _AMPERE_16BIT
     return _TF32 if problem.precision == "tf32" else _FP32

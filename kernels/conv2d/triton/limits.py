@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.conv2d.triton import tile
 from tilewright.kernels.conv2d.triton.config import TritonConfig
@@ -150,7 +152,9 @@ def _indescribable(config: TritonConfig, problem: Conv2dProblem, device: DeviceS
     stride = problem.stride
     if not forward and stride != (1, 1):
         return "descriptor computes gradients of convolutions without a stride only"
-    if not forward and problem.dtype.itemsize == 4 and device.kind == "cuda":
+    if device.kind == "cuda" and problem.dtype == torch.float32 and problem.precision == "ieee":
+        return "descriptor is for matrix units; fp32 with precision 'ieee' has none"
+    if device.kind == "cuda" and problem.dtype == torch.float32 and not forward:
         return "descriptor has the weight in an order that matrix units do not read with tf32"
     if problem.size[0] % stride[0] or problem.size[1] % stride[1]:
         return f"descriptor needs an image that the stride divides, not {problem.size} by {stride}"

@@ -182,7 +182,9 @@ def too_many_registers(config: TritonConfig, problem: Conv2dProblem, capability:
         read_singly = singles(config, problem)
         most = _MAX_SINGLES
         if stores_singles(problem):
-            most = _MAX_SINGLES_BOTH_WAYS if held <= _FEW_SUMS else _MAX_SINGLES_BOTH_WAYS // 2
+            # Fragments of fp32 operands take twice the registers.
+            crowded = held > _FEW_SUMS and tile.dtype.itemsize == 4
+            most = _MAX_SINGLES_BOTH_WAYS // 2 if crowded else _MAX_SINGLES_BOTH_WAYS
         if read_singly > most:
             return (
                 f"each thread would read {read_singly} elements one by one per step, {most} fit its registers: "
