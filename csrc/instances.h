@@ -15,7 +15,7 @@ struct IsaKernels {
   int lanes;                 // fp32 lanes of a vector
   const MatmulKernel* gemm;  // each list ends with a null algorithm
   const MatmulKernel* gemv;
-  const Conv2dKernel* conv2d[4];
+  const Conv2dKernel* conv2d[5];
   const Probe* probe;
 };
 

@@ -11,6 +11,7 @@ extern const MatmulKernel kGemm[];
 extern const MatmulKernel kGemv[];
 extern const Conv2dKernel kDirect[];
 extern const Conv2dKernel kGrouped[];
+extern const Conv2dKernel kPlanes[];
 extern const Conv2dKernel kWeightGradient[];
 extern const Conv2dKernel kWinograd[];
 extern const Probe kProbe;
@@ -19,7 +20,7 @@ constinit const IsaKernels kKernels = {TW_TEXT(TILEWRIGHT_ISA_NAMESPACE),
                                        kLanes,
                                        kGemm,
                                        kGemv,
-                                       {kDirect, kGrouped, kWeightGradient, kWinograd},
+                                       {kDirect, kGrouped, kPlanes, kWeightGradient, kWinograd},
                                        &kProbe};
 
 }  // namespace tilewright::TILEWRIGHT_ISA_NAMESPACE

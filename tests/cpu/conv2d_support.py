@@ -50,6 +50,30 @@ class Case:
         assert verdict is None, f"{config} on {problem.describe()}: {verdict}"
 
 
+SMALL_GROUPS = [
+    (1, 1, 40),  # depthwise: (input channels, output channels) of a group, groups
+    (1, 1, 5),
+    (1, 2, 21),
+    (1, 3, 9),
+    (1, 20, 2),
+    (2, 1, 17),
+    (4, 4, 12),
+    (8, 8, 5),
+    (16, 16, 3),
+    (16, 8, 3),
+    (5, 7, 3),
+    (33, 34, 2),
+    (3, 40, 1),
+]
+"""Fewer groups than lanes, parts of vectors, several vectors in a group, more input channels than lanes."""
+
+
+def small_groups(pick: random.Random) -> tuple[int, int, int]:
+    """(groups, input channels, output channels), of all groups together."""
+    inputs, outputs, groups = pick.choice(SMALL_GROUPS)
+    return groups, groups * inputs, groups * outputs
+
+
 def layer(
     image: tuple[int, int, int, int],
     out_channels: int,

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from tests.cpu.conv2d_support import layer, random_case
+from tests.cpu.conv2d_support import SMALL_GROUPS, layer, random_case, small_groups
 from tests.cpu.support import DTYPES, LEVELS, spec
 from tilewright.kernels.conv2d.bound import oracle
 from tilewright.kernels.conv2d.cpu import BACKEND, CpuConfig
@@ -15,32 +15,10 @@ from tilewright.kernels.conv2d.cpu.config import workspace_bytes
 from tilewright.kernels.conv2d.cpu.geometry import forward
 from tilewright.kernels.conv2d.problem import Conv2dProblem
 
-DEALINGS = [
-    (1, 1, 40),  # depthwise: (input channels, output channels) of a group, groups
-    (1, 1, 5),
-    (1, 2, 21),
-    (1, 3, 9),
-    (1, 20, 2),
-    (2, 1, 17),
-    (4, 4, 12),
-    (8, 8, 5),
-    (16, 16, 3),
-    (16, 8, 3),
-    (5, 7, 3),
-    (33, 34, 2),
-    (3, 40, 1),
-]
-"""Fewer groups than lanes, parts of vectors, several vectors in a group, more input channels than lanes."""
-
 
 def grouped(isa: str, **fields: int | str) -> CpuConfig:
     sizes = {"block_h": 4, "block_w": 9, "block_n": 32, **fields}
     return CpuConfig("grouped", isa, **sizes)  # type: ignore[arg-type]
-
-
-def channels(pick: random.Random) -> tuple[int, int, int]:
-    inputs, outputs, groups = pick.choice(DEALINGS)
-    return groups, groups * inputs, groups * outputs
 
 
 def any_blocks(pick: random.Random, isa: str, pack: str = "shared") -> CpuConfig:
@@ -58,7 +36,7 @@ def any_blocks(pick: random.Random, isa: str, pack: str = "shared") -> CpuConfig
 def test_any_geometry(isa: str, dtype: torch.dtype) -> None:
     pick = random.Random(f"{isa} {dtype}")
     for _ in range(60):
-        case = random_case(pick, dtype, channels)
+        case = random_case(pick, dtype, small_groups)
         case.check(any_blocks(pick, isa, pick.choice(("shared", "frozen"))))
 
 
@@ -83,7 +61,7 @@ def test_every_width_is_cut_into_tiles(isa: str, dtype: torch.dtype, kernel: int
 
 
 @pytest.mark.parametrize("isa", LEVELS)
-@pytest.mark.parametrize(("inputs", "outputs", "groups"), DEALINGS)
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), SMALL_GROUPS)
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "strided"])
 def test_every_way_of_dealing_channels(isa: str, inputs: int, outputs: int, groups: int, layout: str) -> None:
     for stride, pack in ((1, "shared"), (2, "frozen")):
@@ -178,7 +156,7 @@ def test_an_infinite_weight_meets_no_padding(isa: str) -> None:
 def test_input_gradient(isa: str, dtype: torch.dtype) -> None:
     pick = random.Random(3)
     for _ in range(20):
-        case = random_case(pick, dtype, channels)
+        case = random_case(pick, dtype, small_groups)
         parameters = {name: case.parameters[name] for name in ("stride", "padding", "dilation", "groups")}
         shape = case.problem().y_shape
         if min(shape) <= 0:
@@ -212,7 +190,7 @@ def test_every_listed_config_is_right(isa: str) -> None:
 def test_python_knows_how_much_scratch_memory_a_launch_takes(isa: str) -> None:
     pick = random.Random(1)
     for _ in range(60):
-        case = random_case(pick, pick.choice(DTYPES), channels)
+        case = random_case(pick, pick.choice(DTYPES), small_groups)
         config, problem = any_blocks(pick, isa), case.problem()
         assert BACKEND.plan(config, problem, forward(problem)).workspace_bytes <= workspace_bytes(
             config, problem

@@ -7,7 +7,7 @@ from itertools import islice
 
 import torch
 
-from tilewright.kernels.conv2d.cpu import grouped, weight_gradient, winograd_configs
+from tilewright.kernels.conv2d.cpu import grouped, planes, weight_gradient, winograd_configs
 from tilewright.kernels.conv2d.cpu.config import MAX_ROWS, CpuConfig, instances, rejection, slab_bytes
 from tilewright.kernels.conv2d.cpu.cost import expected_seconds
 from tilewright.kernels.conv2d.cpu.geometry import conv_out_size, output_channels
@@ -81,8 +81,9 @@ def _direct(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
 
 def _grouped(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
     pack = "frozen" if problem.frozen_weight else "shared"
-    for block_h, block_w, block_n in grouped.candidates(problem, device):
-        yield CpuConfig("grouped", device.arch, block_h, block_w, block_n, pack=pack)
+    for algorithm, module in (("grouped", grouped), ("planes", planes)):
+        for block_h, block_w, block_n in module.candidates(problem, device):
+            yield CpuConfig(algorithm, device.arch, block_h, block_w, block_n, pack=pack)
 
 
 def _widths(problem: Conv2dProblem, width: int, run: int, device: DeviceSpec, compute: str) -> Iterator[int]:

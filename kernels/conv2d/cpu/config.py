@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from tilewright.kernels.conv2d.cpu import grouped, winograd
+from tilewright.kernels.conv2d.cpu import grouped, planes, winograd
 from tilewright.kernels.conv2d.cpu.geometry import (
     conv_out_size,
     conv_stride,
@@ -49,7 +49,7 @@ class CpuConfig:
     together before they start (``shared``), or whoever froze it (``frozen``).
 
     ``grouped``: a task is a block of ``block_h × block_w`` pixels of an output image and ``block_n`` output channels,
-    rounded to whole vectors; ``parts`` is 1, ``pack`` as for ``direct``.
+    rounded to whole vectors; ``parts`` is 1, ``pack`` as for ``direct``. ``planes``: the same, rounded to whole groups.
 
     ``weight_gradient``: a task owns ``block_n`` output and ``block_c`` input channels of dw and passes over the pixels,
     ``block_h`` rows of output images at a time; ``parts`` is how many shares of the pixels are summed by themselves.
@@ -59,11 +59,14 @@ class CpuConfig:
     (``block_h`` is 1); the rest is as above.
 
     ``compute`` is what multiplies: ``f32`` (16-bit operands are widened), or ``bf16`` for the processor's dot
-    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, and but for ``grouped`` ``block_h``
-    and ``block_w`` decide the bits of the result (of dw, ``parts`` too); ``block_n`` and threads do not.
+    products of bf16 pairs, with sums in fp32. The algorithm, ``isa``, ``compute``, ``block_h`` and ``block_w``
+    decide the bits of the result (of dw, ``parts`` too; of ``grouped`` and ``planes`` no block does); ``block_n`` and
+    threads do not.
     """
 
-    algorithm: str  # one of those that were compiled: direct, grouped, winograd_fused, winograd_phased
+    algorithm: (
+        str  # one of those that were compiled: direct, grouped, planes, winograd_fused, winograd_phased
+    )
     isa: str  # one of kernels.cpu.ISA_LEVELS
     block_h: int
     block_w: int
@@ -118,10 +121,10 @@ def rejection(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> str | 
         return "the weight may change between calls, so a packed copy could go stale; pack that of a frozen module"
     if (config.algorithm == "weight_gradient") != (problem.direction == "weight_gradient"):
         return f"{config.algorithm} does not compute {problem.direction}"
-    if config.algorithm == "grouped":
+    if config.algorithm in ("grouped", "planes"):
         if config.parts != 1:
-            return f"parts is {config.parts}; grouped takes 1"
-        bad = grouped.refusal(problem)
+            return f"parts is {config.parts}; {config.algorithm} takes 1"
+        bad = grouped.refusal(problem) if config.algorithm == "grouped" else planes.refusal(problem)
         if bad is not None:
             return bad
     if config.algorithm in winograd.ALGORITHMS:
@@ -169,8 +172,11 @@ def workspace_bytes(config: CpuConfig, problem: Conv2dProblem) -> int:
         from tilewright.kernels.conv2d.cpu import weight_gradient
 
         return weight_gradient.workspace_bytes(config, problem)
+    blocks = config.block_h, config.block_w, config.block_n
     if config.algorithm == "grouped":
-        return grouped.workspace_bytes(problem, config.isa, config.block_h, config.block_w, config.block_n)
+        return grouped.workspace_bytes(problem, config.isa, *blocks)
+    if config.algorithm == "planes":
+        return planes.workspace_bytes(problem, config.isa, *blocks)
     if config.algorithm in winograd.ALGORITHMS:
         return winograd.workspace_bytes(
             tiling(config, problem),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from tilewright.kernels.conv2d.cpu import grouped, weight_gradient, winograd_configs
+from tilewright.kernels.conv2d.cpu import grouped, planes, weight_gradient, winograd_configs
 from tilewright.kernels.conv2d.cpu.config import MAX_ROWS, CpuConfig, slab_bytes
 from tilewright.kernels.conv2d.cpu.geometry import (
     conv_out_size,
@@ -36,9 +36,11 @@ def expected_seconds(config: CpuConfig, problem: Conv2dProblem, device: DeviceSp
     """The predicted time of one call."""
     if config.algorithm == "weight_gradient":
         return weight_gradient.expected_seconds(config, problem, device)
+    cut = config.block_h, config.block_w, config.block_n
     if config.algorithm == "grouped":
-        cut = config.block_h, config.block_w, config.block_n
         return grouped.seconds(problem, device, config.isa, cut, frozen=config.pack == "frozen")
+    if config.algorithm == "planes":
+        return planes.seconds(problem, device, config.isa, cut, frozen=config.pack == "frozen")
     if config.algorithm in ALGORITHMS:
         return winograd_configs.expected_seconds(config, problem, device)
     threads = min(launch_threads(problem), device.units)

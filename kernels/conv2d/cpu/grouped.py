@@ -31,19 +31,19 @@ _TILE = {"portable": 10, "avx2": 10, "avx512": 14}
 
 _COPY = 6.0  # cycles for a vector that is copied into the slab
 _TURN = 11.0  # and for one that is transposed on the way
-_STEP = 5.0  # cycles to begin and end a tile
-_STRIP = 20.0  # cycles to go to the next pixels of a block, and to the next block
-_TASK = 200.0
-_STORE = 1.0  # cycles for a vector of y, and for one that is transposed on the way
+_STEP = 2.0  # cycles to begin and end a tile
+_STRIP = 13.0  # cycles to go to the next pixels of a block, and to the next block
+_TASK = 500.0
+_STORE = 0.5  # cycles for a vector of y, and for one that is transposed on the way
 _FINISH = 3.0
-_TURNED = 9.0
+_TURNED = 15.0
 _BARRIER = 0.5e-6
-_HIDDEN = 0.1  # of the shorter of computing and reading
+_HIDDEN = 0.25  # of the shorter of computing and reading
 _PACK = 2.0  # cycles for a vector of the weight
-_FROM_L2 = 1.5  # cycles for a line
-_NARROW = (
-    0.2  # of the time to read that is lost where one vector is read of each pixel; halves with each doubling
-)
+_FROM_L2 = 1.75  # cycles for a line
+_NARROW = 0.3  # of the time to read, lost where one vector is read of each pixel; halves with each doubling
+_SCATTERED = 0.7  # and more where the other channels come only after L2 has been overwritten
+_L1 = 0.6  # of it is there for the rows of a window
 _PERMUTE = {"portable": 4.0, "avx2": 0.3, "avx512": 0.1}  # cycles for an input that is permuted
 
 
@@ -115,8 +115,9 @@ def candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[tuple[int
     deal = Dealing.of(problem, device.arch)
     height, width = (max(size, 1) for size in conv_out_size(problem))
     copies = _copies(problem, device.arch)
-    widths = {width, *(-(-width // cut) for cut in (2, 4) if width >= 112)}
-    vectors = {count for count in (1, 2, 4, 8, 16, 32) if count < deal.vectors} | {deal.vectors}
+    widths = {width, *(-(-width // cut) for cut in (2, 4) if width >= 112 and copies)}
+    vectors = {count for count in (1, 2, 4, 8, 16, 32) if count < deal.vectors} | {
+    deal.vectors}
     for block_w in sorted(widths):
         for block_h in sorted({-(-height // cut) for cut in (1, 2, 3, 4, 6, 8, 14, 16, 28, 32)}):
             for count in sorted(vectors):
@@ -151,9 +152,9 @@ def seconds(
         per_row += _PERMUTE[isa] * loads
     tile = inputs * kernel_h * per_row + _STEP
     rows_seen = block_h * stride_h + kernel_h - min(stride_h, kernel_h)
-    # Rows that the windows share come out of L1 if those of all the block's channels fit it, else out of L2.
+#Rows that the windows share come out of L1 if those of all the block's channels fit it, else out of L2.
     line_row = block_w * stride_w * block_vectors
-    seen = kernel_h if 64 * kernel_h * line_row > device.l1_bytes else min(kernel_h, stride_h)
+    seen = kernel_h if 64 * kernel_h * line_row > _L1 * device.l1_bytes else min(kernel_h, stride_h)
     tile += _FROM_L2 * seen * pixels * stride_w * min(deal.span / lanes, 1.0)
 
     y_strides = problem.out_strides
@@ -174,7 +175,9 @@ def seconds(
         packing = _PACK * deal.vectors * inputs * kernel_h * kernel_w * cycle / used + _BARRIER
     reading = problem.bytes() / bandwidth(device, used, problem.bytes())
     if input_strides(problem)[1] == 1 and block_vectors < deal.vectors:
-        reading *= 1 + _NARROW / block_vectors
+        passed = block_h * stride_h * block_w * stride_w * problem.groups * inputs * problem.dtype.itemsize
+        lost = _NARROW + (_SCATTERED if passed > device.l2_bytes / 2 else 0.0)
+        reading *= 1 + lost / block_vectors
     computing = -(-tasks // used) * task * cycle
     return overlapped(computing, reading, _HIDDEN) + packing + start(device, used)
 

@@ -28,6 +28,7 @@ LEVEL_SOURCES = (
     "csrc/cpu/probe_kernels.cpp",
     "kernels/conv2d/cpu/direct.cpp",
     "kernels/conv2d/cpu/grouped.cpp",
+    "kernels/conv2d/cpu/planes.cpp",
     "kernels/conv2d/cpu/weight_gradient.cpp",
     "kernels/conv2d/cpu/winograd.cpp",
     "kernels/matmul/cpu/gemm.cpp",
