@@ -116,8 +116,7 @@ def candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[tuple[int
     height, width = (max(size, 1) for size in conv_out_size(problem))
     copies = _copies(problem, device.arch)
     widths = {width, *(-(-width // cut) for cut in (2, 4) if width >= 112 and copies)}
-    vectors = {count for count in (1, 2, 4, 8, 16, 32) if count < deal.vectors} | {
-    deal.vectors}
+    vectors = {count for count in (1, 2, 4, 8, 16, 32) if count < deal.vectors} | {deal.vectors}
     for block_w in sorted(widths):
         for block_h in sorted({-(-height // cut) for cut in (1, 2, 3, 4, 6, 8, 14, 16, 28, 32)}):
             for count in sorted(vectors):
@@ -152,7 +151,7 @@ def seconds(
         per_row += _PERMUTE[isa] * loads
     tile = inputs * kernel_h * per_row + _STEP
     rows_seen = block_h * stride_h + kernel_h - min(stride_h, kernel_h)
-#Rows that the windows share come out of L1 if those of all the block's channels fit it, else out of L2.
+    # Rows that the windows share come out of L1 if those of all the block's channels fit it, else out of L2.
     line_row = block_w * stride_w * block_vectors
     seen = kernel_h if 64 * kernel_h * line_row > _L1 * device.l1_bytes else min(kernel_h, stride_h)
     tile += _FROM_L2 * seen * pixels * stride_w * min(deal.span / lanes, 1.0)
