@@ -8,6 +8,7 @@
 from tilewright import errors, nn
 from tilewright.errors import Error
 from tilewright.explain import explain
+from tilewright.export import decompose
 from tilewright.ops import conv2d, conv2d_relu, decomposition_table, linear, matmul
 from tilewright.settings import options
 from tilewright.tuning import tune, tuning
@@ -18,6 +19,7 @@ __all__ = [
     "__version__",
     "conv2d",
     "conv2d_relu",
+    "decompose",
     "decomposition_table",
     "errors",
     "explain",
