@@ -5,7 +5,7 @@
 >>> tilewright.tune(model, example)                               # measure once, on this machine
 """
 
-from tilewright import errors, nn
+from tilewright import distributed, errors, nn
 from tilewright.errors import Error
 from tilewright.explain import explain
 from tilewright.export import decompose
@@ -21,6 +21,7 @@ __all__ = [
     "conv2d_relu",
     "decompose",
     "decomposition_table",
+    "distributed",
     "errors",
     "explain",
     "linear",
