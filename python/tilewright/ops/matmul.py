@@ -158,7 +158,23 @@ def linear(
     try:
         return call(x, weight.t(), bias, residual, activation)
     except (Error, AttributeError, TypeError, RuntimeError) as error:
+        if _refuses_views(weight):
+            return call(x, weight.mT, bias, residual, activation)
         refusal = linear_refusal(error, x, weight, bias, residual, activation)
         if refusal is None:
             raise
         raise refusal from None
+
+
+def _refuses_views(weight: Tensor) -> bool:
+    """Whether it may be a `DTensor` that was made outside of inference mode, and is used inside.
+
+    torch 2.13 raises "Cannot set version_counter for inference tensor" for its views, but not for ``mT``.
+    """
+    return (
+        torch.is_inference_mode_enabled()
+        and isinstance(weight, Tensor)
+        and hasattr(weight, "__tensor_flatten__")
+        and weight.ndim == 2
+        and not weight.is_inference()
+    )
