@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -174,3 +177,33 @@ def test_quantiles_and_means() -> None:
     assert quantile([0.0, 10.0], 0.8) == 8.0
     assert geomean([1.0, 4.0]) == pytest.approx(2.0)
     assert Timing.of([1.0, 2.0, 3.0]) == Timing(2.0, 1.4, 2.6, 3)
+
+
+def test_freed_memory_can_be_kept_with_the_process() -> None:
+    # In a process of its own: it holds until the process ends.
+    code = """
+import resource, torch
+from tilewright.benchmark import allocator
+assert allocator.allocator() == "the C library's default"
+if not allocator.keep_freed_memory():
+    print("left alone")
+    raise SystemExit
+assert allocator.allocator() == "freed memory kept by the process"
+torch.set_num_threads(1)
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(1 << 24)
+before = faults()
+for _ in range(10):
+    torch.ones(1 << 24)
+print(faults() - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    if done.stdout.strip() == "left alone":
+        pytest.skip("the C library is not glibc")
+    # Mapped anew, 64 MiB would fault 16384 pages (32 huge ones) each time.
+    assert int(done.stdout) < 100

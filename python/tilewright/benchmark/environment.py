@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import tilewright
+from tilewright.benchmark.allocator import allocator
 from tilewright.tuner import device as devices
 from tilewright.tuner.provenance import version
 
@@ -29,6 +30,7 @@ def environment(device: torch.device, *, threads: int | None = None) -> dict[str
         "driver": spec.driver,
         "cpu": devices.estimate("cpu").name,
         "threads": threads or torch.get_num_threads(),
+        "allocator": allocator(),
         "commit": commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -46,12 +48,19 @@ def environment(device: torch.device, *, threads: int | None = None) -> dict[str
 
 
 def commit() -> str:
-    """The commit of the source tree that runs, with ``+`` if it was changed since; empty outside a checkout."""
+    """The commit of the source tree that runs, with ``+`` if it was changed since; empty outside a checkout.
+
+    Results, which the benchmarks themselves write, are no change.
+    """
     root = Path(tilewright.__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return os.environ.get("TILEWRIGHT_COMMIT", "")
     head = _git(root, "rev-parse", "--short=12", "HEAD")
-    return head + "+" if head and _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    return (
+        head + "+"
+        if head and _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
+        else head
+    )
 
 
 def _git(root: Path, *arguments: str) -> str:
