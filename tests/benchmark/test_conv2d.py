@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
+from tilewright import dispatch
 from tilewright.benchmark import contenders
 from tilewright.benchmark.contenders import lineup
 from tilewright.benchmark.conv2d.operands import EAGER, PREPACKED, Conv2dOperands
@@ -20,6 +21,7 @@ from tilewright.benchmark.run import run
 from tilewright.benchmark.settings import DIRECTIONS, Settings
 from tilewright.benchmark.suite import suite
 from tilewright.errors import ArgumentError
+from tilewright.tuner.recorder import recording
 
 TINY = Conv2dShape("tiny", 3, 6, 9, 8, 10, (3, 3), (2, 1), (1, 1))
 SHAPES = (
@@ -113,6 +115,18 @@ def test_gradients_are_compared_with_torchs(shape: Conv2dShape, direction: str) 
         y, x if direction == "input_gradient" else weight, of["dy"][0].reshape(y.shape)
     )
     torch.testing.assert_close(results[OURS], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_what_is_tuned_is_what_a_call_runs(direction: str, layout: str, kernel: tuple[int, int]) -> None:
+    shape = Conv2dShape("tuned", 2, 8, 6, 6, 16, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+    given = operands(shape, direction=direction, layout=layout)
+    dispatch.forget()
+    with recording() as met:
+        given.call(0)
+    assert list(met) == [given.problem()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

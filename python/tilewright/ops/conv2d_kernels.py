@@ -78,6 +78,24 @@ def make_weight_gradient_problem(given: WeightGradientArguments) -> Conv2dProble
     )
 
 
+def posed_input_gradient(given: InputGradientArguments) -> tuple[str, Any]:
+    """(kernel folder, problem) of a gradient of x: matmul's where it is lowered."""
+    check_input_gradient(given)
+    product = lowered_input_gradient(given)
+    return (
+        ("conv2d", make_input_gradient_problem(given)) if product is None else ("matmul", product.problem())
+    )
+
+
+def posed_weight_gradient(given: WeightGradientArguments) -> tuple[str, Any]:
+    """The same of a gradient of the weight."""
+    check_weight_gradient(given)
+    product = lowered_weight_gradient(given)
+    return (
+        ("conv2d", make_weight_gradient_problem(given)) if product is None else ("matmul", product.problem())
+    )
+
+
 def _walk(geometry: Geometry) -> dict[str, Any]:
     stride, padding, dilation, groups = geometry
     return {

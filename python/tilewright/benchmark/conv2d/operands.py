@@ -22,7 +22,7 @@ from tilewright.kernels.conv2d.problem import Conv2dProblem
 from tilewright.kernels.epilogue import activate
 from tilewright.nn import Conv2d
 from tilewright.ops import PROBLEMS, conv2d
-from tilewright.ops.conv2d_kernels import make_input_gradient_problem, make_weight_gradient_problem
+from tilewright.ops.conv2d_kernels import posed_input_gradient, posed_weight_gradient
 from tilewright.ops.conv2d_op import (
     Geometry,
     InputGradientArguments,
@@ -331,10 +331,10 @@ def pose(
     if settings.direction == "input_gradient":
         size = (shape.h, shape.w)
         to_input = InputGradientArguments(of["dy"], of["weight"], size, *walk, last)
-        return "conv2d", make_input_gradient_problem(to_input)
+        return posed_input_gradient(to_input)
     if settings.direction == "weight_gradient":
         to_weight = WeightGradientArguments(of["dy"], of["x"], shape.kernel, *walk, last)
-        return "conv2d", make_weight_gradient_problem(to_weight)
+        return posed_weight_gradient(to_weight)
     return PROBLEMS["conv2d"](
         of["x"],
         of["weight"],
