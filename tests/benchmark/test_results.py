@@ -242,3 +242,20 @@ def test_threads_are_restored() -> None:
     found = run([TINY], Settings(threads=1, compile_budget_s=0, budget_s=0, rounds=(2, 2), backends=()))
     assert found.environment["threads"] == 1
     assert torch.get_num_threads() == ambient
+
+
+@pytest.mark.parametrize("bandwidth", [1e7, 1e9])
+def test_the_roof_rises_to_the_peak_and_ends_there(bandwidth: float) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    from tilewright.benchmark.plot import draw_roofline
+
+    found = report(result(TINY, entry(OURS, 1.0)))  # 10 FLOP per byte: left of one ridge, right of the other
+    found.ceiling["bandwidth"] = bandwidth
+    figure, axes = pyplot.subplots()
+    draw_roofline(axes, found)
+    roof = axes.lines[0]
+    heights = [float(height) for height in roof.get_ydata()]
+    assert heights == sorted(heights)
+    assert heights[-1] == 1.0
+    assert list(roof.get_xdata()) == sorted(roof.get_xdata())
+    pyplot.close(figure)

@@ -116,8 +116,8 @@ def draw_roofline(axes: Axes, report: Report) -> None:
     intensities = [result.flops / result.bytes for result in report.shapes if result.flops]
     if not intensities:
         return
-    low, high = min(intensities) / 2, max(max(intensities), flops / bandwidth) * 2
     ridge = flops / bandwidth
+    low, high = min(*intensities, ridge) / 2, max(*intensities, ridge) * 2
     axes.plot(
         [low, ridge, high], [low * bandwidth / 1e9, flops / 1e9, flops / 1e9], color="black", linewidth=1.4
     )
