@@ -48,7 +48,7 @@ def decompose(exported_program: ExportedProgram) -> ExportedProgram:
             f"decompose: exported_program is of type {type(exported_program).__name__}; expected a "
             "torch.export.ExportedProgram; call torch.export.export(model, inputs) first"
         )
-    program = exported_program.run_decompositions(_table())
+    program: ExportedProgram = exported_program.run_decompositions(_table())
     for module in _graph_modules(program):
         _untranspose(module)
     remaining = sorted({name for module in _graph_modules(program) for name in _operations(module)})
