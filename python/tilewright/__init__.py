@@ -5,7 +5,7 @@
 >>> tilewright.tune(model, example)                               # measure once, on this machine
 """
 
-from tilewright import distributed, errors, nn
+from tilewright import compiler, distributed, errors, nn
 from tilewright.errors import Error
 from tilewright.explain import explain
 from tilewright.export import decompose
@@ -17,6 +17,7 @@ from tilewright.version import __version__
 __all__ = [
     "Error",
     "__version__",
+    "compiler",
     "conv2d",
     "conv2d_relu",
     "decompose",
