@@ -2,8 +2,8 @@
 
 It is that of ``kernels/bound.py``. A sum has ``C/groups·R·S`` terms (forward), ``K/groups·R·S`` (gradient of the input)
 or ``N·P·Q`` (gradient of the weight), and S is the convolution of the operands' magnitudes, plus those of bias and
-residual. Winograd's convolution has a bound of its own, which is in ``winograd.py``: it depends on the config, and a
-verdict on such a config says so.
+residual. Winograd's convolution has a bound of its own, which is in ``winograd.py``; where the problem admits it,
+results within either are right.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tilewright.kernels.bound import Exact, Pair, bounded, exactly, judge
@@ -29,12 +30,13 @@ def error_bound(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
-    algorithm: str = "",
+    config: Any = None,
 ) -> Exact:
     """The exact results of the problem on these operands and their bounds, for floating-point dtypes.
 
     Args:
-        algorithm: the config's; that of a plain sum unless it is Winograd's.
+        config: the kernel's: Winograd's has its own bound, others that of a plain sum. Without it, the larger of those
+            that the problem admits.
     """
     y, z = conv2d_float64(problem, first, second, bias, residual)
     product = convolve(problem, first.double().abs(), second.double().abs())
@@ -43,21 +45,29 @@ def error_bound(
         terms = terms + column(bias.double().abs())
     if residual is not None:
         terms = terms + residual.double().abs()
-    summing = None
-    if algorithm.startswith("winograd"):
-        summing = winograd.rounding(problem, first, second, terms - product)
-    return bounded(
-        y,
-        z,
-        product,
-        terms,
-        problem.terms,
-        activation=problem.activation,
-        dtype=problem.dtype,
-        out_dtype=problem.out_dtype,
-        precision=problem.precision,
-        summing=summing,
-    )
+
+    def within(summing: Tensor | None = None) -> Exact:
+        return bounded(
+            y,
+            z,
+            product,
+            terms,
+            problem.terms,
+            activation=problem.activation,
+            dtype=problem.dtype,
+            out_dtype=problem.out_dtype,
+            precision=problem.precision,
+            summing=summing,
+        )
+
+    plain = within()
+    chosen = config is not None and config.algorithm.startswith("winograd")
+    if not (chosen or (config is None and winograd.admitted(problem))):
+        return plain
+    own = within(winograd.rounding(problem, first, second, terms - product))
+    if chosen:
+        return own
+    return Exact(y, torch.maximum(plain.y_bound, own.y_bound), z, torch.maximum(plain.z_bound, own.z_bound))
 
 
 def oracle(
@@ -68,9 +78,8 @@ def oracle(
     It returns None for a right result and a sentence that says what is wrong otherwise.
 
     Args:
-        config: the kernel's, where its algorithm has a bound of its own; without it, that of a plain sum holds.
+        config: as for `error_bound`.
     """
-    algorithm = getattr(config, "algorithm", "")
     tensors = tuple(map(thawed, inputs))
     first = {"forward": "y", "input_gradient": "dx", "weight_gradient": "dw"}[problem.direction]
     count = 2 if problem.keep_preact else 1
@@ -79,7 +88,7 @@ def oracle(
         problem.out_shape,
         problem.out_strides,
         problem.out_dtype,
-        lambda: _pairs(problem, *tensors, algorithm=algorithm)[:count],
+        lambda: _pairs(problem, *tensors, config=config)[:count],
         lambda: _torchs(problem, *tensors),
     )
 
@@ -91,14 +100,14 @@ def _pairs(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
-    algorithm: str = "",
+    config: Any = None,
 ) -> list[Pair]:
     if not problem.dtype.is_floating_point:
         z = convolve(problem, first.long(), second.long()).to(problem.dtype)
         z = z if bias is None else z + column(bias)
         z = z if residual is None else z + residual
         return exactly([activate(z, problem.activation), z])
-    exact = error_bound(problem, first, second, bias, residual, algorithm=algorithm)
+    exact = error_bound(problem, first, second, bias, residual, config=config)
     return [(exact.y, exact.y_bound), (exact.z, exact.z_bound)]
 
 

@@ -26,6 +26,7 @@ deep neural networks" (ACM TOMS 46, 2020).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -43,6 +44,7 @@ POINTS = TILE + 2
 _FINITE = (0.0, 0.625, -0.625, 1.5, -1.5)  # in the order in which shorter rows take them
 _ROUNDINGS = 32
 _UNIT = 2.0**-24
+_MOST_VALUES = 1 << 24  # that are transformed at a time
 
 
 def transforms(problem: Conv2dProblem) -> bool:
@@ -53,6 +55,11 @@ def transforms(problem: Conv2dProblem) -> bool:
         and problem.stride == (1, 1)
         and problem.dilation == (1, 1)
     )
+
+
+def admitted(problem: Conv2dProblem) -> bool:
+    """Whether the problem's precision lets it run, on devices for which it is written."""
+    return problem.device == "cpu" and problem.precision == "tf32" and transforms(problem)
 
 
 @cache
@@ -101,25 +108,32 @@ def magnitudes(problem: Conv2dProblem, first: Tensor, second: Tensor) -> Tensor:
     beyond_w = TILE * -(-width // TILE) + 2 - left - x.shape[3]
     x = F.pad(x, (left, beyond_w, top, beyond_h))
     out = torch.zeros(problem.out_shape, dtype=torch.float64, device=x.device)
-    for rows in _kinds(height):
-        for columns in _kinds(width):
+    row_of_patches = x.shape[0] * x.shape[1] * -(-width // TILE) * POINTS * POINTS
+    for rows in _kinds(height, max(1, _MOST_VALUES // max(row_of_patches, 1))):
+        for columns in _kinds(width, max(1, width)):
             part = _tiles(x, weight, problem.groups, rows, columns)
             out[:, :, rows.begin : rows.end, columns.begin : columns.end] = part
     return out
 
 
+@dataclass(frozen=True, slots=True)
 class _Kind:
     """Tiles of one kind along one side: those of four outputs, or the last one of fewer."""
 
-    def __init__(self, begin: int, count: int, outputs: int) -> None:
-        self.begin, self.count, self.outputs = begin, count, outputs
-        self.end = begin + count * outputs
+    begin: int
+    count: int
+    outputs: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.count * self.outputs
 
 
-def _kinds(size: int) -> list[_Kind]:
+def _kinds(size: int, most: int) -> list[_Kind]:
+    """At most so many tiles at a time."""
     whole, rest = divmod(size, TILE)
-    kinds = [_Kind(0, whole, TILE), _Kind(whole * TILE, 1, rest)]
-    return [kind for kind in kinds if kind.count and kind.outputs]
+    kinds = [_Kind(at * TILE, min(most, whole - at), TILE) for at in range(0, whole, most)]
+    return [*kinds, _Kind(whole * TILE, 1, rest)] if rest else kinds
 
 
 def _tiles(x: Tensor, weight: Tensor, groups: int, rows: _Kind, columns: _Kind) -> Tensor:

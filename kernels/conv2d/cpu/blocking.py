@@ -12,7 +12,7 @@ from tilewright.kernels.conv2d.cpu.config import MAX_ROWS, CpuConfig, instances,
 from tilewright.kernels.conv2d.cpu.cost import expected_seconds
 from tilewright.kernels.conv2d.cpu.geometry import conv_out_size, output_channels
 from tilewright.kernels.conv2d.problem import Conv2dProblem
-from tilewright.kernels.conv2d.winograd import transforms
+from tilewright.kernels.conv2d.winograd import admitted, transforms
 from tilewright.kernels.cpu import LANES, PANEL_VECTORS, features, launch_threads
 from tilewright.kernels.interface import DeviceSpec
 
@@ -34,7 +34,7 @@ def configs(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfig]:
         if seconds <= _WORTH * ranked[0][0]:
             yield config
     # So that it can be read why it was not taken.
-    if ranked and transforms(problem) and problem.precision != "tf32":
+    if ranked and transforms(problem) and not admitted(problem):
         yield from islice(winograd_configs.configs(problem, device), 1)
 
 
@@ -44,7 +44,7 @@ def _candidates(problem: Conv2dProblem, device: DeviceSpec) -> Iterator[CpuConfi
     else:
         yield from _direct(problem, device)
         yield from _grouped(problem, device)
-        if transforms(problem) and problem.precision == "tf32":
+        if admitted(problem):
             yield from winograd_configs.configs(problem, device)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tilewright.kernels.conv2d.problem import Conv2dProblem
-from tilewright.kernels.conv2d.winograd import POINTS, TILE, transforms
+from tilewright.kernels.conv2d.winograd import POINTS, TILE, admitted, transforms
 from tilewright.kernels.cpu import LANES, PANEL_VECTORS
 
 ALGORITHMS = ("winograd_fused", "winograd_phased")
@@ -24,7 +24,7 @@ def refusal(problem: Conv2dProblem) -> str | None:
         return (
             "winograd takes 3x3 kernels with stride 1 and dilation 1, and computes forward and input_gradient"
         )
-    if problem.precision != "tf32":
+    if not admitted(problem):
         return (
             "winograd errs more than a plain sum where values of very different size meet in a tile; "
             "tilewright.options(precision='tf32') admits it"
