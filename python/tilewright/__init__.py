@@ -2,10 +2,12 @@
 
 >>> y = tilewright.linear(x, weight, bias, activation="relu")     # in place of relu(F.linear(...))
 >>> print(tilewright.explain(tilewright.linear, x, weight, bias, activation="relu"))
+>>> fast = tilewright.accelerate(model.eval(), example)           # its layers and their followers, where faster
 >>> tilewright.tune(model, example)                               # measure once, on this machine
 """
 
 from tilewright import compiler, distributed, errors, nn
+from tilewright.acceleration import accelerate, restore
 from tilewright.errors import Error
 from tilewright.explain import explain
 from tilewright.export import decompose
@@ -17,6 +19,7 @@ from tilewright.version import __version__
 __all__ = [
     "Error",
     "__version__",
+    "accelerate",
     "compiler",
     "conv2d",
     "conv2d_relu",
@@ -29,6 +32,7 @@ __all__ = [
     "matmul",
     "nn",
     "options",
+    "restore",
     "tune",
     "tuning",
 ]

@@ -50,17 +50,20 @@ class Snapshot:
         "addend",
         "address",
         "digest",
+        "folded",
         "frozen",
         "geometry",
         "reused",
         "sample",
         "token",
+        "transposed",
         "version",
         "weight",
     )
 
-    def __init__(self, weight: Parameter) -> None:
+    def __init__(self, weight: Parameter, transposed: bool = False) -> None:
         self.weight = weight
+        self.transposed = transposed
         self.geometry = _geometry(weight)
         self.address = weight.data_ptr()
         self.version = weight._version
@@ -71,8 +74,10 @@ class Snapshot:
         self.reused = False
         with torch.inference_mode(False), torch.no_grad():
             # Detached, so that it counts as no view of the parameter: `torch.utils.swap_tensors` refuses those.
-            self.frozen = {weight.dtype: FrozenWeight(weight.detach())}
+            self.frozen = {weight.dtype: FrozenWeight(self._as_linear(weight.detach()))}
         self.addend: tuple[Tensor | None, int, Any, Tensor | None] = (None, 0, None, None)
+        self.folded: Any = None
+        """What others made of the weight while it is this one; ``bytes()`` tells how much memory that takes."""
 
     def is_of(self, module: Any) -> bool:
         """Whether the module's weight is still this one, in the same memory."""
@@ -84,11 +89,11 @@ class Snapshot:
 
     def unchanged(self) -> bool:
         """Whether all of the weight is as it was. Reads all of it."""
-        return self.digest is not None and _digest(self.weight) == self.digest
+        return self.digest is not None and digest(self.weight) == self.digest
 
     def fingerprint(self) -> None:
         """Takes down what the weight holds."""
-        self.digest, self.sample = _digest(self.weight), _sample(self.weight)
+        self.digest, self.sample = digest(self.weight), _sample(self.weight)
 
     def sampled_alike(self) -> bool:
         """Whether some words spread over the weight are what they were."""
@@ -103,8 +108,17 @@ class Snapshot:
         found = self.frozen.get(dtype)
         if found is None:
             with _lock.current, torch.inference_mode(False), torch.no_grad():
-                found = self.frozen.setdefault(dtype, FrozenWeight(self.weight.detach().to(dtype)))
+                cast = self._as_linear(self.weight.detach().to(dtype))
+                found = self.frozen.setdefault(dtype, FrozenWeight(cast))
         return found
+
+    def _as_linear(self, weight: Tensor) -> Tensor:
+        """The weight as `FrozenWeight` takes it; transposed, a tensor of its own, as a view would keep `weight` too."""
+        if not self.transposed:
+            return weight
+        empty = torch.empty(0, dtype=weight.dtype)
+        shape, strides = reversed(weight.shape), reversed(weight.stride())
+        return empty.set_(weight.untyped_storage(), weight.storage_offset(), tuple(shape), tuple(strides))
 
     @property
     def own(self) -> FrozenWeight:
@@ -115,7 +129,8 @@ class Snapshot:
         """Memory held beside the weight itself."""
         kept = list(self.frozen.items())
         cast = sum(frozen.weight.nbytes for dtype, frozen in kept if dtype != self.weight.dtype)
-        return cast + sum(frozen.operand.bytes() for _, frozen in kept)
+        folded: int = 0 if self.folded is None else self.folded.bytes()
+        return cast + sum(frozen.operand.bytes() for _, frozen in kept) + folded
 
     def bias_key(self, bias: Tensor | None) -> Any:
         """The bias's (shape, strides, dtype), looked up again only when its identity or its memory is another.
@@ -200,7 +215,7 @@ class Packing:
             if self.snapshot is None:
                 if self.restless >= _RESTLESS and not self._seen_before(weight, token):
                     return None
-                self.snapshot = Snapshot(weight)
+                self.snapshot = Snapshot(weight, module.transposed)
                 self.snapshot.fingerprint()
             self.snapshot.version, self.snapshot.token = weight._version, _HELD if held else token
             return self.snapshot
@@ -285,7 +300,8 @@ def _geometry(weight: Tensor) -> tuple[Any, ...]:
     return weight.shape, weight.stride(), weight.dtype
 
 
-def _digest(weight: Tensor) -> int | None:
+def digest(weight: Tensor) -> int | None:
+    """Tells what a dense CPU tensor holds from what it held before; None without the extension."""
     module = core()
     if module is None:
         return None

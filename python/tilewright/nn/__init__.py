@@ -5,8 +5,9 @@
 >>> layer = tilewright.nn.Linear.from_torch(module, activation="relu")     # shares the parameters of `module`
 """
 
+from tilewright.nn.conv1d import Conv1D
 from tilewright.nn.conv2d import Conv2d
 from tilewright.nn.linear import Linear
 from tilewright.nn.packed_layer import PackedLayer
 
-__all__ = ["Conv2d", "Linear", "PackedLayer"]
+__all__ = ["Conv1D", "Conv2d", "Linear", "PackedLayer"]

@@ -141,7 +141,13 @@ class Conv2d(PackedLayer, torch.nn.Conv2d):
         return self.padding if self.padding_mode == "zeros" else 0
 
     def _run(
-        self, operation: Callable[..., Any], x: Tensor, weight: Any, bias: Any, residual: Tensor | None
+        self,
+        operation: Callable[..., Any],
+        x: Tensor,
+        weight: Any,
+        bias: Any,
+        residual: Tensor | None,
+        activation: str,
     ) -> Any:
         return operation(
             x,
@@ -151,15 +157,21 @@ class Conv2d(PackedLayer, torch.nn.Conv2d):
             padding=self._padding(),
             dilation=self.dilation,
             groups=self.groups,
-            activation=self.activation,
+            activation=activation,
             residual=residual,
         )
 
     def _run_frozen(
-        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, bias_key: Any, residual: Tensor | None
+        self,
+        x: Tensor,
+        weight: FrozenWeight,
+        bias: Tensor | None,
+        bias_key: Any,
+        residual: Tensor | None,
+        activation: str,
     ) -> Tensor:
         geometry = (self.stride, self._padding(), self.dilation, self.groups)
-        return frozen_conv2d(x, weight, bias, bias_key, geometry, self.__dict__["_activation"], residual)
+        return frozen_conv2d(x, weight, bias, bias_key, geometry, activation, residual)
 
     def _examples(self) -> tuple[tuple[int, int, int], ...]:
         height, width = (

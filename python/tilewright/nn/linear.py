@@ -63,14 +63,26 @@ class Linear(PackedLayer, torch.nn.Linear):
         return layer.train(module.training)
 
     def _run(
-        self, operation: Callable[..., Any], x: Tensor, weight: Any, bias: Any, residual: Tensor | None
+        self,
+        operation: Callable[..., Any],
+        x: Tensor,
+        weight: Any,
+        bias: Any,
+        residual: Tensor | None,
+        activation: str,
     ) -> Any:
-        return operation(x, weight, bias, activation=self.activation, residual=residual)
+        return operation(x, weight, bias, activation=activation, residual=residual)
 
     def _run_frozen(
-        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, bias_key: Any, residual: Tensor | None
+        self,
+        x: Tensor,
+        weight: FrozenWeight,
+        bias: Tensor | None,
+        bias_key: Any,
+        residual: Tensor | None,
+        activation: str,
     ) -> Tensor:
-        return frozen_linear(x, weight, bias, bias_key, self.__dict__["_activation"], residual)
+        return frozen_linear(x, weight, bias, bias_key, activation, residual)
 
     def _examples(self) -> tuple[int, ...]:
         return 1, 128

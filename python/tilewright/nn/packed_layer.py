@@ -54,6 +54,8 @@ class PackedLayer(torch.nn.Module):
     bias: Any
     weight_dims: ClassVar[int]
     """Dimensions of the weight."""
+    transposed: ClassVar[bool] = False
+    """Whether the weight is (in, out), and not (out, in) as a linear layer's."""
     replaces: ClassVar[type[torch.nn.Module]]
     """torch's own class."""
     operation: ClassVar[Any]
@@ -68,13 +70,25 @@ class PackedLayer(torch.nn.Module):
     # --- what each layer says of itself ----------------------------------------------------------------------
 
     def _run(
-        self, operation: Callable[..., Any], x: Tensor, weight: Any, bias: Any, residual: Tensor | None
+        self,
+        operation: Callable[..., Any],
+        x: Tensor,
+        weight: Any,
+        bias: Any,
+        residual: Tensor | None,
+        activation: str,
     ) -> Any:
         """The operation, or what takes the same arguments, with those that the layer keeps."""
         raise NotImplementedError
 
     def _run_frozen(
-        self, x: Tensor, weight: FrozenWeight, bias: Tensor | None, bias_key: Any, residual: Tensor | None
+        self,
+        x: Tensor,
+        weight: FrozenWeight,
+        bias: Tensor | None,
+        bias_key: Any,
+        residual: Tensor | None,
+        activation: str,
     ) -> Tensor:
         """The operation on a packed weight, past torch's dispatcher."""
         raise NotImplementedError
@@ -93,33 +107,46 @@ class PackedLayer(torch.nn.Module):
         """The operation on x and the layer's parameters; `residual` is added before the activation."""
         if not self._infers(x, residual):
             return self._operate(x, residual)
+        return self._infer(x, residual, self.__dict__["_activation"])
+
+    def _infer(self, x: Tensor, residual: Tensor | None, activation: str) -> Tensor:
+        """The call where `_infers`: on the packed weight, if there is one to be used."""
         found = self._frozen(x)
         if found is None:
             # Read without a note, where it can be: nothing gets to keep the weight here.
             quiet: Tensor | None = weight_of(self)
             weight = self.weight if quiet is None else quiet
-            y: Tensor = self._run(self.operation, x, weight, self.bias, residual)
+            y: Tensor = self._run(self.operation, x, weight, self.bias, residual, activation)
             return y
+        return self._infer_frozen(x, found, residual, activation)
+
+    def _infer_frozen(
+        self,
+        x: Tensor,
+        found: tuple[FrozenWeight, Tensor | None, Any, bool],
+        residual: Tensor | None,
+        activation: str,
+    ) -> Tensor:
         frozen, bias, bias_key, autocast = found
         if autocast:
             x = x.to(frozen.weight.dtype)
         if profiler._is_profiler_enabled:
             with profiler.record_function(f"tilewright::frozen_{self.operation.__name__}"):
-                return self._run_frozen(x, frozen, bias, bias_key, residual)
-        return self._run_frozen(x, frozen, bias, bias_key, residual)
+                return self._run_frozen(x, frozen, bias, bias_key, residual, activation)
+        return self._run_frozen(x, frozen, bias, bias_key, residual, activation)
 
     def _operate(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The operation, for whoever sees the call, or computes gradients."""
         # Read as anybody reads it, with a note: they may keep the weight.
-        weight, bias = self.weight, self.bias
+        weight, bias, activation = self.weight, self.bias, self.activation
         operands: tuple[Any, Any] = (x, residual)
         for operand in operands:
             if operand is not None and not isinstance(operand, Tensor) and has_torch_function((operand,)):
                 # A proxy of torch.fx: the whole call is one node of its graph.
                 node = partial(handle_torch_function, self.operation, (operand,))
-                traced: Tensor = self._run(node, x, weight, bias, residual)
+                traced: Tensor = self._run(node, x, weight, bias, residual, activation)
                 return traced
-        y: Tensor = self._run(self.operation, x, weight, bias, residual)
+        y: Tensor = self._run(self.operation, x, weight, bias, residual, activation)
         return y
 
     def _infers(self, x: Tensor, residual: Tensor | None) -> bool:
@@ -148,17 +175,12 @@ class PackedLayer(torch.nn.Module):
         snapshot = packing.current(self) if _options().pack else None
         if snapshot is None:
             return None
-        dtype, autocast = x.dtype, _is_autocast("cpu")
-        if autocast and dtype in KERNEL_DTYPES:
-            dtype = _autocast_dtype("cpu")
-        frozen = snapshot.frozen.get(dtype)
-        if frozen is None:
-            if not autocast or dtype not in KERNEL_DTYPES:
-                return None
-            frozen = snapshot.of(dtype)
+        found = frozen_for(snapshot, x)
+        if found is None:
+            return None
         try:
             bias = self.__dict__["_parameters"]["bias"]
-            return frozen, bias, snapshot.bias_key(bias), autocast
+            return found[0], bias, snapshot.bias_key(bias), found[1]
         except (KeyError, TypeError):  # parametrized or pruned; no plain tensor
             return None
 
@@ -233,10 +255,12 @@ class PackedLayer(torch.nn.Module):
         found = self._frozen(x) if self._infers(x, residual) else None
         posed: tuple[str, Any]
         if found is None:
-            posed = self._run(pose, x, self.weight, self.bias, residual)
+            posed = self._run(pose, x, self.weight, self.bias, residual, self.activation)
         else:
             weight, bias = found[0].weight, found[1]
-            posed = self._run(partial(pose, frozen=True), x.to(weight.dtype), weight, bias, residual)
+            weight = weight.t() if self.transposed else weight
+            pose, x = partial(pose, frozen=True), x.to(weight.dtype)
+            posed = self._run(pose, x, weight, bias, residual, self.activation)
         return posed
 
     # --- the module ------------------------------------------------------------------------------------------
@@ -283,6 +307,20 @@ class PackedLayer(torch.nn.Module):
         self.__dict__["_packing"] = Packing()
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.__dict__["_parameters"] = WatchedParameters(self.__dict__["_parameters"])
+
+
+def frozen_for(kept: Any, x: Tensor) -> tuple[FrozenWeight, bool] | None:
+    """The weight in the dtype that x is multiplied in, of a `Snapshot` or of what else keeps it so; whether autocast
+    casts x. None if it is not kept in that dtype."""
+    dtype, autocast = x.dtype, _is_autocast("cpu")
+    if autocast and dtype in KERNEL_DTYPES:
+        dtype = _autocast_dtype("cpu")
+    frozen = kept.frozen.get(dtype)
+    if frozen is None:
+        if not autocast or dtype not in KERNEL_DTYPES:
+            return None
+        frozen = kept.of(dtype)
+    return frozen, autocast
 
 
 def check_taken_over(layer: type[PackedLayer], module: Any) -> None:

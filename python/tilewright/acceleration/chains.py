@@ -1,0 +1,57 @@
+"""Which modules follow which layer in a model, as far as it is known before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from tilewright.acceleration.flow import SEQUENTIAL, Path, after_in_sequence, child, flow_of, functions_of
+from tilewright.acceleration.fused import NORMS, Fused, activation_of, willing
+from tilewright.acceleration.swap import oddity
+
+
+def may_follow(layer: Fused, follower: Any) -> bool:
+    """Whether a layer could do a module's work; those that were swapped already included."""
+    if not isinstance(follower, torch.nn.Module) or oddity(follower) is not None:
+        return False
+    is_norm = layer.norm in (type(follower), NORMS.get(type(follower)))
+    if is_norm and (follower.training or follower.running_mean is None):
+        return False
+    return is_norm or activation_of(follower) is not None
+
+
+def sites_of(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[Fused, torch.nn.Module, tuple[Path, ...]]]:
+    """Every call of a swapped layer that is known: the layer, who calls it, and who takes its result."""
+    for owner in modules:
+        if isinstance(owner, torch.jit.ScriptModule):
+            continue
+        for code in set(functions_of(owner)):
+            if code is SEQUENTIAL:
+                for layer in owner.children():
+                    if isinstance(layer, Fused):
+                        yield layer, owner, after_in_sequence(owner, layer)
+                continue
+            for path, followers in set(flow_of(code).calls.values()):
+                layer = child(owner, path)
+                if isinstance(layer, Fused):
+                    yield layer, owner, followers
+
+
+def chains_of(model: torch.nn.Module) -> dict[torch.nn.Module, list[tuple[Any, ...]]]:
+    """The modules whose work each layer does, for each of its known calls."""
+    found: dict[torch.nn.Module, list[tuple[Any, ...]]] = {}
+    for layer, owner, paths in sites_of(model.modules()):
+        chain = willing(layer, owner, paths)
+        if chain not in found.setdefault(layer, []):
+            found[layer].append(chain)
+    return found
+
+
+def names_of(model: torch.nn.Module) -> dict[torch.nn.Module, str]:
+    """Every module's name, of one that has several all of them."""
+    found: dict[torch.nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(module, []).append(name)
+    return {module: ", ".join(names) for module, names in found.items()}
