@@ -1,1 +1,1 @@
-"""Examples: models as people write them, training through tilewright, and several processes. See README.md here."""
+"""Examples: models as people write them, training through tilewright, and several processes: see README.md."""

@@ -56,7 +56,7 @@ def optimize(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
-EXAMPLE = Example("MLP", Mlp, TorchMlp, optimize, images=False, epochs=20)
+EXAMPLE = Example("MLP", Mlp, TorchMlp, optimize, images=False, epochs=30)
 
 if __name__ == "__main__":
     sys.exit(run(EXAMPLE))

@@ -27,7 +27,6 @@ assert all(getattr(torch.ops.tilewright, name).default in known for name in name
     [
         "import tilewright; assert 'torch.distributed.tensor' not in sys.modules",
         "import torch.distributed.tensor; import tilewright",
-        "import tilewright; import torch.distributed.tensor.parallel",
     ],
 )
 def test_torch_knows_the_rules_whoever_is_imported_first(imports: str) -> None:
