@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tilewright.benchmark.contenders import lineup
-from tilewright.benchmark.operands import Operands
+from tilewright.benchmark.operands import Lineup, Subject
 from tilewright.benchmark.run import in_precision
 from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape, named
@@ -28,9 +27,7 @@ def parametrize(metafunc: pytest.Metafunc, operation: str, default: str, contend
 
 
 @contextmanager
-def operands_of(
-    shape: Shape, request: pytest.FixtureRequest, operation: str, layout: str
-) -> Iterator[Operands[Any]]:
+def operands_of(shape: Shape, request: pytest.FixtureRequest, operation: str, layout: str) -> Iterator[Any]:
     """The shape's operands, with bias and relu, as the command line asks for them."""
     option = request.config.getoption
     settings = Settings(
@@ -46,14 +43,13 @@ def operands_of(
         yield suite(operation).operands(shape, settings, device, spec.llc_bytes)
 
 
-def measure(benchmark: Any, operands: Operands[Any], contender: str) -> None:
-    found = lineup(operands)
+def measure(benchmark: Any, operands: Subject[Any], contender: str, found: Lineup, rounds: int = 30) -> None:
     runner = next((each for each in found.contenders if each.name == contender), None)
     if runner is None:
         pytest.skip(found.absent.get(contender, "not for this device"))
     benchmark.group = f"{operands.settings.operation} {operands.shape}"
     benchmark.extra_info["kernel"] = found.details.get(contender, "")
-    benchmark.extra_info["flops"] = operands.problem()[1].flops()
+    benchmark.extra_info["flops"] = operands.work().flops()
     turn = iter(range(1 << 62))
     cuda = operands.device.type == "cuda"
 
@@ -65,4 +61,4 @@ def measure(benchmark: Any, operands: Operands[Any], contender: str) -> None:
     with torch.inference_mode(), runner.scope():
         for index in range(operands.sets):
             runner.run(index)
-        benchmark.pedantic(once, rounds=30, iterations=1, warmup_rounds=3)
+        benchmark.pedantic(once, rounds=rounds, iterations=1, warmup_rounds=3)

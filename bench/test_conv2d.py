@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tilewright.benchmark.contenders import lineup
 from tilewright.benchmark.conv2d.operands import EAGER, FUSED, PREPACKED
 from tilewright.benchmark.operands import Operands
 from tilewright.benchmark.results import OURS, PACKED, PACKED_TF32
@@ -46,4 +47,4 @@ def operands(shape: Shape, request: pytest.FixtureRequest) -> Iterator[Operands[
 
 
 def test_conv2d(benchmark: Any, operands: Operands[Any], contender: str) -> None:
-    measure(benchmark, operands, contender)
+    measure(benchmark, operands, contender, lineup(operands))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tilewright.benchmark.contenders import lineup
 from tilewright.benchmark.matmul.operands import CUBLASLT, EAGER, PREPACKED
 from tilewright.benchmark.operands import Operands
 from tilewright.benchmark.results import OURS, PACKED
@@ -37,4 +38,4 @@ def operands(shape: Shape, request: pytest.FixtureRequest) -> Iterator[Operands[
 
 
 def test_matmul(benchmark: Any, operands: Operands[Any], contender: str) -> None:
-    measure(benchmark, operands, contender)
+    measure(benchmark, operands, contender, lineup(operands))

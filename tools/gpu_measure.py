@@ -32,7 +32,7 @@ from tilewright.benchmark.results import OURS, Report
 from tilewright.benchmark.run import run
 from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape
-from tilewright.benchmark.suite import suite
+from tilewright.benchmark.suite import operation_suite, suite
 from tilewright.benchmark.timing import first_line
 from tilewright.tuner import device as devices
 from tilewright.tuner import shipped
@@ -95,7 +95,7 @@ class Measuring:
             print(f"{name}: {shape} ({done} done)", flush=True)
             if tune:
                 # As the timed call will meet it: allocated the same way, hence aligned the same way.
-                problem = suite(settings.operation).problem(shape, settings)
+                problem = operation_suite(settings.operation).problem(shape, settings)
                 found = tuner.tune_problems([problem], budget_s=self.tune_s, progress=False)
                 self.results["tuning"].append({"run": name, "shape": str(shape), **found.to_dict()})
                 dispatch.forget()

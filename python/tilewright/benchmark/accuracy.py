@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tilewright.kernels.bound import worst_ratio
@@ -31,6 +32,16 @@ class Judge:
     ) -> Judge:
         """`torch_result` is what torch's operators make of the same part."""
         return cls(part, exact, bound, max(1.0, 2 * worst_ratio(torch_result, exact, bound)))
+
+    @classmethod
+    def of_model(cls, exact: Tensor, torch_result: Tensor) -> Judge:
+        """Of a whole model: a layer's rounding errors are the next one's inputs, and no bound per element holds.
+
+        The largest error may be twice that of eager torch, or 16 roundings of the largest output in fp32.
+        """
+        theirs = float((torch_result.double() - exact).abs().max())
+        bound = max(2 * theirs, 16 * 2.0**-24 * float(exact.abs().max()))
+        return cls(lambda y: y, exact, torch.full_like(exact, bound), 1.0)
 
     def error(self, y: Tensor) -> tuple[float, bool]:
         """The largest absolute error on the part that is looked at, and whether every element is right."""

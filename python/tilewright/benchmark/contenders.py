@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,12 +30,36 @@ class CompileBudget:
     left: float
 
 
+Doing = Callable[[str], None]
+"""Is told what takes long."""
+
+
+def silently(what: str) -> None:
+    """For whoever has nobody to tell."""
+
+
+class Line(Protocol):
+    """Who competes on one subject: as `lineup`."""
+
+    def __call__(
+        self,
+        subject: Any,
+        /,
+        *,
+        backends: Sequence[str] | None = None,
+        compile_budget: CompileBudget | None = None,
+        doing: Doing = silently,
+    ) -> Lineup: ...
+
+
 def lineup(
     operands: Operands[Any],
+    /,
     *,
     backends: Sequence[str] | None = None,
     compile_budget: CompileBudget | None = None,
     torch_contenders: bool = True,
+    doing: Doing = silently,
 ) -> Lineup:
     """Everybody who can compute it. `compile_budget` None leaves torch.compile out."""
     found = Lineup()
@@ -43,6 +67,7 @@ def lineup(
         found.contenders += operands.eager()
         operands.add_vendor(found)
         if compile_budget is not None:
+            doing(COMPILED)
             _add_compiled(operands, found, compile_budget)
     folder = _add_ours(operands, found, OURS, nullcontext)
     for name, call, problem in operands.also():
@@ -145,11 +170,8 @@ def cannot_compile(device: torch.device) -> str | None:
 
 def _add_compiled(operands: Operands[Any], found: Lineup, budget: CompileBudget) -> None:
     given = operands.compiled()
-    reason = given if isinstance(given, str) else cannot_compile(operands.device)
-    if reason is None and budget.left <= 0:
-        reason = "the time for torch.compile was spent on other shapes"
-    if isinstance(given, str) or reason is not None:
-        found.absent[COMPILED] = str(reason)
+    if isinstance(given, str):
+        found.absent[COMPILED] = given
         return
     function, arguments = given
     # Compiled code is kept per code object, a few versions at most: each shape starts afresh.
@@ -161,17 +183,31 @@ def _add_compiled(operands: Operands[Any], found: Lineup, budget: CompileBudget)
         y: Tensor = compiled(*arguments(index))
         return y
 
+    if not try_compiled(found, COMPILED, run, operands.device, budget):
+        # What fails once fails again: a missing header, an unsupported Python.
+        budget.left = 0.0
+
+
+def try_compiled(
+    found: Lineup, name: str, run: Callable[[int], Any], device: torch.device, budget: CompileBudget
+) -> bool:
+    """Adds what compiles in its first call, which counts on the budget; the reason why not, where it cannot."""
+    reason = cannot_compile(device)
+    if reason is None and budget.left <= 0:
+        reason = "the time for torch.compile was spent on other shapes"
+    if reason is not None:
+        found.absent[name] = reason
+        return True
     began = time.perf_counter()
     try:
         run(0)
     except Exception as error:
-        found.absent[COMPILED] = f"{type(error).__name__}: {first_line(error)}"
-        # What fails once fails again: a missing header, an unsupported Python.
-        budget.left = 0.0
-        return
+        found.absent[name] = f"{type(error).__name__}: {first_line(error)}"
+        return False
     finally:
         budget.left -= time.perf_counter() - began
-    found.contenders.append(Contender(COMPILED, run))
+    found.contenders.append(Contender(name, run))
+    return True
 
 
 def graphed(contender: Contender, sets: int) -> Contender:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,48 @@ class Lineup:
     """The precision that a contender is judged by, where it is not the one that is measured."""
 
 
-class Operands(ABC, Generic[S]):
-    """Sets of random operands that together are larger than the last-level cache, where memory allows.
+class Work(Protocol):
+    """What a call computes, and what it must move between main memory and the processor."""
 
-    Contenders take the number of a set, from 0 to `sets`.
-    """
+    def describe(self) -> str: ...
+
+    def flops(self) -> int: ...
+
+    def bytes(self) -> int: ...
+
+
+class Subject(ABC, Generic[S]):
+    """What is timed of one shape: contenders take the number of a set of inputs, from 0 to `sets`."""
+
+    sets: int
+
+    def __init__(self, shape: S, settings: Settings, device: torch.device) -> None:
+        self.shape, self.settings, self.device = shape, settings, device
+
+    @abstractmethod
+    def work(self) -> Work:
+        """The work of one call."""
+
+    @abstractmethod
+    def judge(self, precision: str) -> Judge:
+        """What knows the result of set 0, and how far a contender of this precision may be from it."""
+
+    def required_flops(self) -> int:
+        """Operations that nobody can leave out, multiply-adds counted as two."""
+        return self.work().flops()
+
+    def flops_tell(self, detail: str) -> bool:
+        """Whether a kernel of ours (of torch: no detail) cannot beat the peak by computing less than it counts."""
+        return True
+
+
+class Operands(Subject[S]):
+    """Sets of random operands that together are larger than the last-level cache, where memory allows."""
 
     def __init__(
         self, shape: S, settings: Settings, device: torch.device, llc_bytes: int, seed: int = 0
     ) -> None:
-        self.shape, self.settings, self.device = shape, settings, device
+        super().__init__(shape, settings, device)
         nbytes = max(1, settings.dtype.itemsize * shape.elements())
         self.sets = max(2, min(_MOST_SETS, -(-2 * llc_bytes // nbytes), _MOST_BYTES // nbytes))
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -68,9 +100,9 @@ class Operands(ABC, Generic[S]):
     def problem(self) -> tuple[str, Any]:
         """(kernel folder, problem) of `call`, under the options in force."""
 
-    @abstractmethod
-    def judge(self, precision: str) -> Judge:
-        """What knows the result of set 0, and how far a kernel of this precision may be from it."""
+    def work(self) -> Work:
+        found: Work = self.problem()[1]
+        return found
 
     @abstractmethod
     def eager(self) -> Iterable[Contender]:
@@ -99,12 +131,3 @@ class Operands(ABC, Generic[S]):
     def layer_arguments(self, index: int) -> tuple[Any, ...]:
         """What the layer is called with."""
         raise NotImplementedError(f"{type(self).__name__} has no layers")
-
-    def required_flops(self) -> int:
-        """Operations that no kernel can leave out, multiply-adds counted as two."""
-        flops: int = self.problem()[1].flops()
-        return flops
-
-    def flops_tell(self, detail: str) -> bool:
-        """Whether a kernel of ours (of torch: no detail) cannot beat the peak by computing less than it counts."""
-        return True

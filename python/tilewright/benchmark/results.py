@@ -83,8 +83,8 @@ class Report:
     """A whole run.
 
     `eager` is what torch users write today, `baseline` the name of the fastest of it; `torch` is all that torch
-    offers, `summed` what of ours is summed up. `ceiling` holds the best peak and bandwidth that any probe of the
-    run saw.
+    offers (of models, ONNX Runtime too), `rivals` the name of the fastest of that, `summed` what of ours is summed
+    up. `ceiling` holds the best peak and bandwidth that any probe of the run saw.
     """
 
     environment: dict[str, Any]
@@ -95,6 +95,7 @@ class Report:
     torch: tuple[str, ...]
     summed: tuple[str, ...] = (OURS, PACKED)
     shapes: list[ShapeResult] = field(default_factory=list)
+    rivals: str = "best of torch"
 
     def floor(self, result: ShapeResult) -> float:
         """The roofline: no kernel that computes every term and must read and write main memory is faster."""
@@ -104,6 +105,10 @@ class Report:
     def roofline(self, result: ShapeResult, entry: Entry) -> float:
         """The share of what the ceiling allows that an entry reaches."""
         return self.floor(result) / entry.p50
+
+    def of_peak(self, entry: Entry) -> float:
+        """The share of the peak that was probed which an entry reaches."""
+        return entry.flops_per_second / float(self.ceiling["flops"])
 
     def disturbed(self) -> bool:
         """Whether some result beat the peak that was probed: then the probes were held up by other work."""
@@ -123,7 +128,7 @@ class Report:
         """Over all shapes, or over those of one list."""
         found = []
         shapes = set(families(result.shape for result in self.shapes).get(family, ())) if family else None
-        for against, best in ((self.baseline, False), ("best of torch", True)):
+        for against, best in ((self.baseline, False), (self.rivals, True)):
             ratios = []
             for result in self.shapes:
                 if shapes is not None and result.shape not in shapes:
@@ -170,6 +175,7 @@ class Report:
             "baseline": self.baseline,
             "eager": list(self.eager),
             "torch": list(self.torch),
+            "rivals": self.rivals,
             "summaries": self._plain_summaries(None),
             "lists": {family: self._plain_summaries(family) for family in self.families()},
             "choices": self.choices(),
@@ -185,6 +191,7 @@ class Report:
         plain = asdict(result) | {"label": str(result.shape), "floor": self.floor(result)}
         for written, entry in zip(plain["entries"], result.entries, strict=True):
             written["roofline"] = self.roofline(result, entry)
+            written["of_peak"] = self.of_peak(entry)
         return plain
 
     def write_json(self, path: Path) -> None:

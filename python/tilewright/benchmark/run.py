@@ -12,13 +12,13 @@ import torch
 from tilewright import settings as options
 from tilewright.benchmark.accuracy import Judge
 from tilewright.benchmark.ceiling import measure_ceiling
-from tilewright.benchmark.contenders import CompileBudget, graphed, lineup
+from tilewright.benchmark.contenders import CompileBudget, Doing, graphed, silently
 from tilewright.benchmark.environment import environment
-from tilewright.benchmark.operands import Lineup, Operands
+from tilewright.benchmark.operands import Lineup, Subject
 from tilewright.benchmark.results import OURS, Entry, Report, ShapeResult
 from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape
-from tilewright.benchmark.suite import suite
+from tilewright.benchmark.suite import Suite, suite
 from tilewright.benchmark.timing import Contender, clock_for, first_line, race
 from tilewright.errors import DeviceError
 from tilewright.tuner import device as devices
@@ -34,18 +34,21 @@ def run(
     shapes: Sequence[Shape],
     settings: Settings,
     *,
+    benchmark: Suite[Any] | None = None,
     before: Progress | None = None,
     after: Callable[[Report], None] | None = None,
     failed: Callable[[Shape, Exception], None] | None = None,
+    doing: Doing = silently,
 ) -> Report:
-    """Measures every shape. `after` sees the report grow, so that an interrupted run keeps what it has.
+    """Measures every shape. `after` sees the report grow, so that an interrupted run keeps what it has;
+    `doing` is told what takes long beside the timing. `benchmark` is that of the settings' operation.
 
     A shape that raises ends the run, or with `failed` is handed to it and left out.
 
     Raises:
         DeviceError: there is no such device.
     """
-    device, benchmark = torch.device(settings.device), suite(settings.operation)
+    device, benchmark = torch.device(settings.device), benchmark or suite(settings.operation)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             "bench: device is cuda, but torch sees no CUDA device; use --device cpu, or a machine with a GPU"
@@ -63,6 +66,7 @@ def run(
             eager=benchmark.eager(settings),
             torch=benchmark.torch,
             summed=benchmark.summed,
+            rivals=benchmark.rivals,
         )
         probe = make_anchor(spec)
         budget = CompileBudget(settings.compile_budget_s) if settings.compile_budget_s > 0 else None
@@ -71,7 +75,7 @@ def run(
                 if before is not None:
                     before(shape, done)
                 operands = benchmark.operands(shape, settings, device, llc)
-                report.shapes.append(_measured(operands, probe, budget))
+                report.shapes.append(_measured(benchmark, operands, probe, budget, doing))
             except Exception as error:
                 if failed is None:
                     raise
@@ -89,11 +93,16 @@ def run(
 
 
 def _measured(
-    operands: Operands[Any], probe: Callable[[], float], budget: CompileBudget | None
+    benchmark: Suite[Any],
+    operands: Subject[Any],
+    probe: Callable[[], float],
+    budget: CompileBudget | None,
+    doing: Doing = silently,
 ) -> ShapeResult:
     settings, device = operands.settings, operands.device
-    problem = operands.problem()[1]
-    field = lineup(operands, backends=settings.backends, compile_budget=budget)
+    work = operands.work()
+    field = benchmark.lineup(operands, backends=settings.backends, compile_budget=budget, doing=doing)
+    doing("timing")
     verdicts = _verdicts(field, operands)
     runners = field.contenders
     if device.type == "cuda" and settings.graphs:
@@ -116,7 +125,7 @@ def _measured(
                 p20=timing.p20,
                 p80=timing.p80,
                 samples=timing.samples,
-                flops_per_second=problem.flops() / timing.p50,
+                flops_per_second=work.flops() / timing.p50,
                 error=error,
                 right=right,
                 detail=field.details.get(name, ""),
@@ -125,10 +134,10 @@ def _measured(
         )
     return ShapeResult(
         shape=operands.shape,
-        problem=problem.describe(),
-        flops=problem.flops(),
+        problem=work.describe(),
+        flops=work.flops(),
         required_flops=operands.required_flops(),
-        bytes=problem.bytes(),
+        bytes=work.bytes(),
         entries=tuple(entries),
         absent={**field.absent, **outcome.failures},
         choice=field.details.get(OURS, ""),
@@ -138,7 +147,7 @@ def _measured(
     )
 
 
-def _verdicts(field: Lineup, operands: Operands[Any]) -> dict[str, tuple[float, bool]]:
+def _verdicts(field: Lineup, operands: Subject[Any]) -> dict[str, tuple[float, bool]]:
     """Error and verdict of each contender; one that cannot run leaves the field with its reason."""
     referees: dict[str, Judge] = {}
     verdicts = {}

@@ -29,6 +29,11 @@ class Settings:
     budget_s: float = 1.0
     rounds: tuple[int, int] = (5, 50)
     backends: tuple[str, ...] | None = None  # the backends shown separately; None for all
+    tune_budget_s: float | None = (
+        None  # models: seconds per problem to tune what each meets; None does not tune
+    )
+    autotune: bool = False  # models: torch.compile in its mode max-autotune, too
+    contenders: tuple[str, ...] | None = None  # models: who competes; None for all
     graphs: bool = True  # GPUs: time replayed CUDA graphs, so that Python's share is not measured
 
     def describe(self) -> dict[str, object]:

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from tilewright.cli.bench import bench_conv2d, bench_matmul
+from tilewright.cli.bench_models import bench_models
 from tilewright.cli.compile import compile_command
 from tilewright.cli.demo import demo_command
 from tilewright.cli.doctor import doctor_command
@@ -65,4 +66,6 @@ for _name, _help, _matmul, _conv2d in (
     _group = typer.Typer(cls=_Group, no_args_is_help=True, help=_help)
     _group.command("matmul")(_matmul)
     _group.command("conv2d")(_conv2d)
+    if _name == "bench":
+        _group.command("models")(bench_models)
     app.add_typer(_group, name=_name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from rich.table import Table
 from tilewright import dispatch, tuner
 from tilewright.benchmark.conv2d.shapes import LAYOUTS as FORMATS
 from tilewright.benchmark.matmul.shapes import LAYOUTS
-from tilewright.benchmark.results import OURS, PACKED, PACKED_TF32, Report, ShapeResult
+from tilewright.benchmark.plot import plot_report
+from tilewright.benchmark.results import Entry, Report, ShapeResult
 from tilewright.benchmark.run import run
 from tilewright.benchmark.settings import DIRECTIONS, Settings
 from tilewright.benchmark.shapes import Shape
@@ -65,7 +66,7 @@ def bench_matmul(
         compile_budget_s=compile_budget_s,
         budget_s=budget_s,
     )
-    files = _Files(json, csv, plot)
+    files = Files(json, csv, plot)
     _bench(arguments.matmul_shapes(shapes, m, n, k), settings, tune_budget_s if tune else None, files)
 
 
@@ -118,17 +119,18 @@ def bench_conv2d(
         compile_budget_s=compile_budget_s,
         budget_s=budget_s,
     )
-    files = _Files(json, csv, plot)
+    files = Files(json, csv, plot)
     _bench(arguments.conv2d_shapes(shapes, *given), settings, tune_budget_s if tune else None, files)
 
 
 @dataclass(frozen=True, slots=True)
-class _Files:
-    """Where the results go."""
+class Files:
+    """Where the results go, and what draws them."""
 
     json: Path | None
     csv: Path | None
     plot: Path | None
+    draw: Callable[[Report, Path], None] = plot_report
 
     def check(self) -> None:
         for path in (self.json, self.csv, self.plot):
@@ -142,19 +144,27 @@ class _Files:
         if self.csv is not None:
             report.write_csv(self.csv)
         if self.plot is not None and report.shapes:
-            from tilewright.benchmark.plot import plot_report
-
-            plot_report(report, self.plot)
+            self.draw(report, self.plot)
 
 
-def _bench(listed: Sequence[Shape], settings: Settings, tune_s: float | None, files: _Files) -> None:
+def _bench(listed: Sequence[Shape], settings: Settings, tune_s: float | None, files: Files) -> None:
     files.check()
-    remarks, console = arguments.error_console(), arguments.result_console()
     if tune_s is not None:
         _tune(listed, settings, tune_s)
+    measure_and_show(listed, settings, files, _table)
+
+
+def measure_and_show(
+    listed: Sequence[Shape],
+    settings: Settings,
+    files: Files,
+    table: Callable[[Report, ShapeResult], Table],
+) -> None:
+    """Measures, prints a table for each shape and a summary, and writes the files; exits with 1 if ours is wrong."""
+    remarks, console = arguments.error_console(), arguments.result_console()
     report = _measure(remarks, listed, settings, files.json)
     for result in report.shapes:
-        console.print(_table(report, result))
+        console.print(table(report, result))
     _print_summary(console, report)
     files.write(report)
     wrong = report.wrong()
@@ -174,8 +184,19 @@ def _tune(listed: Sequence[Shape], settings: Settings, budget_s: float) -> None:
 
 def _measure(remarks: Console, listed: Sequence[Shape], settings: Settings, json: Path | None) -> Report:
     grown: list[Report] = []
+    named = [""]
     with arguments.progress_bar(remarks) as bar:
         task = bar.add_task("measuring peak and bandwidth", total=len(listed))
+
+        def before(shape: Shape, done: int) -> None:
+            named[:] = [str(shape)]
+            bar.update(task, description=named[0], completed=done)
+
+        def doing(what: str) -> None:
+            bar.update(task, description=f"{named[0]}: {what}")
+            # A log shows no bar, and a model may take minutes.
+            if settings.operation == "models" and not remarks.is_terminal:
+                remarks.print(f"{named[0]}: {what}", highlight=False)
 
         def after(report: Report) -> None:
             bar.update(task, completed=len(report.shapes))
@@ -187,8 +208,9 @@ def _measure(remarks: Console, listed: Sequence[Shape], settings: Settings, json
             return run(
                 listed,
                 settings,
-                before=lambda shape, done: bar.update(task, description=str(shape), completed=done),
+                before=before,
                 after=after,
+                doing=doing,
             )
         except KeyboardInterrupt:
             if not grown:
@@ -200,6 +222,11 @@ def _measure(remarks: Console, listed: Sequence[Shape], settings: Settings, json
 
 
 def _table(report: Report, result: ShapeResult) -> Table:
+    return result_table(report, result, "roofline", lambda entry: report.roofline(result, entry))
+
+
+def result_table(report: Report, result: ShapeResult, share: str, of: Callable[[Entry], float]) -> Table:
+    """A line for each contender; `share` is the heading of what `of` says."""
     floor = format_seconds(report.floor(result))
     flags = "" if result.steady else "; the machine was unsteady"
     table = Table(
@@ -211,25 +238,24 @@ def _table(report: Report, result: ShapeResult) -> Table:
         caption_justify="left",
     )
     table.add_column("implementation", no_wrap=True)
-    for heading in ("p50", "p20–p80", "GFLOP/s", "roofline", "× eager", "× best", "max error"):
+    for heading in ("p50", "p20–p80", "GFLOP/s", share, "× eager", "× best", "max error"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("kernel", overflow="fold")
+    if any(entry.detail for entry in result.entries):
+        table.add_column("kernel", overflow="fold")
     best = min((entry.p50 for entry in result.entries if entry.right), default=0.0)
     for entry in result.entries:
         ratios = [report.ratio(result, entry, best=which) for which in (False, True)]
         error = f"{entry.error:.1e}" if entry.right else f"[red]{entry.error:.1e} WRONG[/red]"
-        style = (
-            "bold" if entry.contender in (OURS, PACKED, PACKED_TF32) else "green" if entry.p50 == best else ""
-        )
+        style = "bold" if entry.contender in report.summed else "green" if entry.p50 == best else ""
         table.add_row(
             entry.contender,
             format_seconds(entry.p50),
             arguments.format_range(entry.p20, entry.p80),
             f"{entry.flops_per_second / 1e9:.4g}",
-            f"{report.roofline(result, entry):.0%}",
+            f"{of(entry):.0%}",
             *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
             error,
-            escape(entry.detail),
+            *((escape(entry.detail),) if len(table.columns) > 8 else ()),
             style=style,
         )
     return table
@@ -261,6 +287,8 @@ def _print_summary(console: Console, report: Report) -> None:
             )
     if len(report.families()) > 1:
         console.print(_lists_table(report))
+    if not any(result.choice for result in report.shapes):
+        return
     counts = ", ".join(f"{backend} {count}" for backend, count in sorted(report.choices().items()))
     console.print(f"chosen: {counts}", highlight=False)
 

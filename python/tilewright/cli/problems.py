@@ -12,7 +12,7 @@ from tilewright import settings as options
 from tilewright.benchmark.contenders import admits_more
 from tilewright.benchmark.settings import Settings
 from tilewright.benchmark.shapes import Shape
-from tilewright.benchmark.suite import suite
+from tilewright.benchmark.suite import operation_suite
 
 
 def problem_of(shape: Shape, settings: Settings, *, frozen: bool = False) -> tuple[str, Any]:
@@ -22,7 +22,7 @@ def problem_of(shape: Shape, settings: Settings, *, frozen: bool = False) -> tup
     if torch.device(settings.device).type == "cpu" and precision == "ieee":
         precision = "auto"
     with options.options(precision=precision):
-        return suite(settings.operation).problem(shape, settings, frozen=frozen)
+        return operation_suite(settings.operation).problem(shape, settings, frozen=frozen)
 
 
 def problems_of(
@@ -42,7 +42,7 @@ def timed_problems(shapes: Iterable[Shape], settings: Settings) -> dict[tuple[st
     found: dict[tuple[str, Any], None] = {}
     on_cpu = torch.device(settings.device).type == "cpu"
     for shape in shapes:
-        for layout in suite(settings.operation).layouts(settings):
+        for layout in operation_suite(settings.operation).layouts(settings):
             found[problem_of(shape, replace(settings, layout=layout))] = None
         if not on_cpu or settings.direction != "forward":
             continue

@@ -6,9 +6,9 @@ from tilewright.benchmark.contenders import COMPILED
 from tilewright.benchmark.conv2d.operands import EAGER, FUSED, PREPACKED, Conv2dOperands, problem_of
 from tilewright.benchmark.conv2d.shapes import LAYOUTS, LISTS, Conv2dShape
 from tilewright.benchmark.results import OURS, PACKED, PACKED_TF32
-from tilewright.benchmark.suite import Suite
+from tilewright.benchmark.suite import OperationSuite
 
-SUITE: Suite[Conv2dShape] = Suite(
+SUITE: OperationSuite[Conv2dShape] = OperationSuite(
     operation="conv2d",
     lists=LISTS,
     operands=Conv2dOperands,

@@ -6,9 +6,9 @@ from tilewright.benchmark.contenders import COMPILED
 from tilewright.benchmark.matmul.operands import CUBLASLT, EAGER, PREPACKED, MatmulOperands, problem_of
 from tilewright.benchmark.matmul.shapes import LISTS, MatmulShape
 from tilewright.benchmark.results import OURS, PACKED
-from tilewright.benchmark.suite import Suite
+from tilewright.benchmark.suite import OperationSuite
 
-SUITE: Suite[MatmulShape] = Suite(
+SUITE: OperationSuite[MatmulShape] = OperationSuite(
     operation="matmul",
     lists=LISTS,
     operands=MatmulOperands,

@@ -1,0 +1,1 @@
+"""Whole models in inference: `tilewright.examples.models`, end to end."""
