@@ -379,3 +379,19 @@ def test_what_was_found_is_selected_from_then_on(install: Install, tmp_path: Pat
     assert (choice.source, choice.backend, choice.config) == ("store", "cpu", result.config)
     assert choice.expected_seconds == result.seconds
     assert "stale" not in choice.detail
+
+
+def test_results_lie_in_other_memory_until_the_cache_is_full() -> None:
+    clock = Clock(DEVICE, [[]])
+    size = DEVICE.llc_bytes // 4
+    entrant = Entrant("cpu", None, lambda: torch.empty(size, dtype=torch.uint8))
+    clock.first_call(entrant)
+    addresses = []
+
+    def launch() -> torch.Tensor:
+        y = torch.empty(size, dtype=torch.uint8)
+        addresses.append(y.data_ptr())
+        return y
+
+    clock.seconds(Entrant("cpu", None, launch), 4)
+    assert len(set(addresses)) == 4
