@@ -74,6 +74,34 @@ def accelerate(
     """
     _check(model, example_inputs, tune)
     call = None if example_inputs is None else measure.call_of(example_inputs)
+    # Copied in inference mode, parameters would be tensors whose writes torch does not count: no weight is packed then.
+    with torch.inference_mode(False):
+        return _accelerated(model, call, inplace, tune)
+
+
+def restore(model: Model) -> Model:
+    """Undoes `accelerate`, in place: every module is of the class that it was, with the parameters that it has now.
+
+    Modules and parameters are the same objects as ever; values, and with them the strides, are bit for bit what they
+    were unless somebody has changed them since. A model that was restored already is returned as it is.
+
+    Raises:
+        ArgumentError: the model was never accelerated.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise ArgumentError(f"restore: model is a {type(model).__name__}; expected a torch.nn.Module")
+    with torch.inference_mode(False):  # weights that are laid out anew stay ordinary tensors
+        undone = _undo(model)
+    if not undone and model not in _restored:
+        raise ArgumentError(
+            f"restore: model, a {type(model).__name__}, was not accelerated; expected what tilewright.accelerate "
+            "returned (of a copy, unless inplace=True)"
+        )
+    _restored.add(model)
+    return model
+
+
+def _accelerated(model: Model, call: Any, inplace: bool, tune: bool) -> Model:
     if not inplace:
         try:
             model = copy.deepcopy(model)
@@ -98,26 +126,6 @@ def accelerate(
             raise
     _warn_of_training(model)
     model.__dict__[_REPORT] = report
-    return model
-
-
-def restore(model: Model) -> Model:
-    """Undoes `accelerate`, in place: every module is of the class that it was, with the parameters that it has now.
-
-    Modules and parameters are the same objects as ever; values, and with them the strides, are bit for bit what they
-    were unless somebody has changed them since. A model that was restored already is returned as it is.
-
-    Raises:
-        ArgumentError: the model was never accelerated.
-    """
-    if not isinstance(model, torch.nn.Module):
-        raise ArgumentError(f"restore: model is a {type(model).__name__}; expected a torch.nn.Module")
-    if not _undo(model) and model not in _restored:
-        raise ArgumentError(
-            f"restore: model, a {type(model).__name__}, was not accelerated; expected what tilewright.accelerate "
-            "returned (of a copy, unless inplace=True)"
-        )
-    _restored.add(model)
     return model
 
 
