@@ -25,6 +25,8 @@ def emit(chain: Chain, build: Builder) -> Node:
             fused, y, z = _convolution(chain, build)
         else:
             fused, y, z = _matrix_product(chain, build)
+        if chain.reshape is not None:
+            y = build.reshaped(y, chain.reshape.args[1], chain.tail)  # type: ignore[arg-type]
     build.put(y, chain.tail)
     if z is not None:
         build.put(z, chain.before_activation)

@@ -36,6 +36,7 @@ class Chain:
     sum: Node | None = None  # the last node before the activation; its value is kept if others use it too
     kept: bool = False
     views: list[Node] = field(default_factory=list)
+    reshape: Node | None = None  # a view between the sum, where it is kept, and the activation
     ended: str = ""  # why the walk went no further
 
     @property
@@ -102,13 +103,25 @@ def grow(product: Product, *, keep: bool) -> Chain:
 
 def _activate_beside_others(chain: Chain, users: list[Node], keep: bool) -> None:
     """Several nodes use the sum: it can be kept beside the activation's result, but nothing else can be taken over."""
-    activations = [user for user in users if activation_of(user) is not None]
-    if not keep or len(activations) != 1:
+    found = [each for each in map(_activated, users) if each is not None]
+    if not keep or len(found) != 1:
         chain.ended = f"{len(users)} nodes use its result"
         return
-    chain.sum, chain.kept = chain.tail, True
-    chain.activation = activation_of(activations[0]) or "none"
-    chain.nodes.append(activations[0])
+    activation, view = found[0]
+    chain.sum, chain.kept, chain.reshape = chain.tail, True, view
+    chain.activation = activation_of(activation) or "none"
+    chain.nodes += [activation] if view is None else [view, activation]
+
+
+def _activated(user: Node) -> tuple[Node, Node | None] | None:
+    """The activation that a node is, or that is all that follows the view that it is; and that view."""
+    if activation_of(user) is not None:
+        return user, None
+    if is_op(user, *VIEWS) and len(user.users) == 1:
+        after = next(iter(user.users))
+        if activation_of(after) is not None:
+            return after, user
+    return None
 
 
 def _add(chain: Chain, user: Node) -> str | None:

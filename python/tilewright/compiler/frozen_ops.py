@@ -45,12 +45,6 @@ def freeze(weight: Tensor) -> Tensor:
     return carrier
 
 
-def packed_bytes(weight: Tensor) -> int:
-    """Memory that packed forms of a weight hold beside it."""
-    form = getattr(weight, _FORM, None)
-    return 0 if form is None else form.operand.bytes()
-
-
 def _key(bias: Tensor | None) -> Any:
     return None if bias is None else (bias.shape, bias.stride(), bias.dtype)
 

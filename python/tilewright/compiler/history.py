@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -64,8 +64,8 @@ class GraphReport:
         lines = [
             f"{self.name} ({self.kind}, rest: {self.rest}): {len(self.fused)} fused, {len(self.left)} left"
         ]
-        lines += [f"  + {fusion}" for fusion in self.fused]
-        lines += [f"  - {left}" for left in self.left]
+        lines += [f"  + {_times(count)}{fusion}" for fusion, count in Counter(self.fused).items()]
+        lines += [f"  - {_times(count)}{left}" for left, count in Counter(self.left).items()]
         lines += [f"  . {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -100,14 +100,19 @@ class Report:
         table = Table("graph", "nodes", "became, or why not", title="tilewright.compiler")
         for graph in self.graphs:
             name = f"{graph.name} ({graph.kind})"
-            for fusion in graph.fused:
-                table.add_row(name, " + ".join(fusion.nodes), f"{fusion.operation} {fusion.shape}")
-            for left in graph.left:
-                table.add_row(name, left.node, left.reason, style="dim")
+            for fusion, count in Counter(graph.fused).items():
+                nodes = _times(count) + " + ".join(fusion.nodes)
+                table.add_row(name, nodes, f"{fusion.operation} {fusion.shape}")
+            for left, count in Counter(graph.left).items():
+                table.add_row(name, _times(count) + left.node, left.reason, style="dim")
             for note in graph.notes:
                 table.add_row(name, "", note, style="italic")
             table.add_section()
         return table
+
+
+def _times(count: int) -> str:
+    return f"{count} × " if count > 1 else ""
 
 
 def described(node: Any) -> str:

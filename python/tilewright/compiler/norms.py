@@ -67,8 +67,8 @@ def _foldable(norm: Node, constants: Collection[Node], always: bool) -> tuple[No
     elements, of_weight = (_count(each.shape) for each in (result, weight))
     if elements < _LEAST_SHARE * of_weight:
         return None, (
-            f"folding it anew with every call would take longer: the weight has {of_weight} elements, the result "
-            f"{elements}; options={{'freeze': True}} folds it once"
+            f"its weight ({of_weight} elements) is large beside its result ({elements}), so that folding it in every "
+            "call would take longer; options={'freeze': True} folds it once"
         )
     return product, ""
 
