@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from tilewright.kernels.interface import DeviceKind, DeviceSpec
 from tilewright.tuner.log import warn_once
 from tilewright.tuner.store import user_store
 from tilewright.tuner.topology import Cpu, read_cpu
+
+_CORE = "tilewright._C"
 
 ISA_VARIABLE = "TILEWRIGHT_CPU_ISA"
 ISA_LEVELS = ("portable", "avx2", "avx512")
@@ -165,8 +168,11 @@ def _with_measured_rates(spec: DeviceSpec) -> DeviceSpec:
 
 def core() -> Any | None:
     """The compiled module, or None where it was not built or does not load."""
+    loaded = sys.modules.get(_CORE)  # asked for in every call of a layer; importing again takes 5 µs
+    if loaded is not None:
+        return loaded
     try:
-        return importlib.import_module("tilewright._C")
+        return importlib.import_module(_CORE)
     except ImportError:
         return None
 
