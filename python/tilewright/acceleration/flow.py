@@ -7,7 +7,7 @@ else. Two forms of source say so, whatever runs before or after, and whatever va
 
     x = self.conv(x)                        a result gets a name; the next statement reads it once, as the only
     x = self.bn(x)                          argument of a call that is evaluated in any case; and it gives the name
-                                            away, returns, or nothing else in the function reads the name
+                                            away, returns, or nothing after it reads the name
 
 Callees are attributes of the function's first argument (``self.block.conv``, ``self.layers[0]``). Anything else is
 taken for unknown: names for modules, loops, branches in between. One loop is known, that of `torch.nn.Sequential`.
@@ -209,11 +209,12 @@ class _Reader:
         self.owner = owner
         self.calls: dict[ast.Call, Path] = {}
         self.next: dict[ast.Call, ast.Call] = {}
-        self.loads: dict[str, int] = {}
+        self.loads: dict[str, list[tuple[int, int]]] = {}
+        """Name -> where it is read, by line and column."""
         self.captured: set[str] = set()
         for node in ast.walk(function):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-                self.loads[node.id] = self.loads.get(node.id, 0) + 1
+                self.loads.setdefault(node.id, []).append((node.lineno, node.col_offset))
             elif isinstance(node, (ast.Global, ast.Nonlocal)):
                 self.captured.update(node.names)
         self._scope(function)
@@ -238,14 +239,14 @@ class _Reader:
             inner_call = _only_argument(call)
             if isinstance(inner_call, ast.Call) and inner_call in self.calls:
                 self.next[inner_call] = call
-        for body in _bodies(function):
+        for body, in_loop in _bodies(function):
             for index, first in enumerate(body):
                 name = _assigned(first)[0]
                 second = next((later for later in body[index + 1 :] if not _clears_other(later, name)), None)
                 if second is not None:
-                    self._named(first, second)
+                    self._named(first, second, in_loop)
 
-    def _named(self, first: ast.stmt, second: ast.stmt) -> None:
+    def _named(self, first: ast.stmt, second: ast.stmt, in_loop: bool) -> None:
         """``x = call(...)`` and then a statement that hands x on."""
         name, value = _assigned(first)
         if name is None or not isinstance(value, ast.Call) or value not in self.calls:
@@ -259,8 +260,10 @@ class _Reader:
             return
         if expression is None or _count(expression, name) != 1:
             return
-        if not (isinstance(second, ast.Return) or target == name or self.loads.get(name) == 1):
-            return
+        if not (isinstance(second, ast.Return) or target == name):
+            places, end = self.loads[name], (second.end_lineno or 0, second.end_col_offset or 0)
+            if len(places) > 1 if in_loop else max(places) > end:
+                return
         taker = _definite_taker(expression, name)
         if taker is not None and taker in self.calls:
             self.next[value] = taker
@@ -285,16 +288,17 @@ class _Reader:
         return tuple(reversed(names)) if names and callee.id == self.owner else None
 
 
-def _bodies(function: ast.FunctionDef) -> Iterator[list[ast.stmt]]:
-    """The function's blocks of statements, without those of functions and classes inside it."""
-    waiting: list[ast.AST] = [function]
+def _bodies(function: ast.FunctionDef) -> Iterator[tuple[list[ast.stmt], bool]]:
+    """The function's blocks of statements, and whether they are in a loop; not those of functions inside it."""
+    waiting: list[tuple[ast.AST, bool]] = [(function, False)]
     while waiting:
-        node = waiting.pop()
+        node, in_loop = waiting.pop()
+        in_loop = in_loop or isinstance(node, (ast.For, ast.AsyncFor, ast.While))
         for _, value in ast.iter_fields(node):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                yield value
+                yield value, in_loop
         waiting.extend(
-            part
+            (part, in_loop)
             for part in ast.iter_child_nodes(node)
             if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.expr))
         )

@@ -59,7 +59,8 @@ class Size:
 
     def random(self) -> Tensor:
         values = torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=self.device)
-        return values.copy_(torch.randn(self.shape, dtype=torch.float32, device=self.device))
+        generator = torch.Generator(self.device).manual_seed(0)
+        return values.copy_(torch.randn(self.shape, generator=generator, device=self.device))
 
 
 @dataclass(frozen=True, slots=True)
