@@ -1,4 +1,4 @@
-"""The demo: a real network, trained and proved equal."""
+"""The demo: a network trained, proved equal, accelerated."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-import torch
 
 from tilewright import demo
+from tilewright.benchmark.models.contenders import ACCELERATED, BACKEND, EAGER, EAGER_LAST
+from tilewright.benchmark.models.shapes import ModelShape
+from tilewright.benchmark.results import Entry, Report, ShapeResult
+from tilewright.examples import train_cnn
+from tilewright.examples.training import Training
 from tilewright.tuner import device
 
 
@@ -22,26 +26,34 @@ def test_quick_demo(invoke: Callable[..., Any], tmp_path: Path) -> None:
         pytest.skip("the compiled core is not built")
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
-    result = invoke("demo", "--quick", "--out", out)
+    result = invoke("demo", "--quick", "--epochs", 6, "--out", out)
     assert result.exit_code == 0, result.output
     for expected in (
-        demo.EAGER,
-        demo.OUR_KERNELS,
-        "left out by --quick",
-        "What explain says",
         "test accuracy",
+        "cnn batch 1",
+        "resnet18 batch 1 small",
+        ACCELERATED,
+        "left out by --quick",
+        "What accelerate did",
+        "What explain says",
     ):
         assert expected in result.stdout
     found = json.loads((out / "demo.json").read_text())
-    assert found["ours"]["accuracy"] >= 0.96
-    assert found["largest_gap"] < 0.05
     assert found["problems"] == []
-    assert {(row["batch"], row["name"]) for row in found["rows"]} == {
-        (batch, name)
-        for batch in (1, 8, 32, 128, 360, 512)
-        for name in (demo.EAGER, demo.OURS, demo.OUR_KERNELS)
-    }
-    assert len(found["layers"]) == 6
+    assert found["ours"]["accuracy"] >= demo.LEAST_ACCURACY
+    assert found["largest_gap"] <= demo.LARGEST_GAP
+    ran = {EAGER, EAGER_LAST, ACCELERATED}
+    shapes = found["latency"]["shapes"]
+    assert [shape["label"] for shape in shapes] == ["cnn batch 1", "cnn batch 8", "resnet18 batch 1 small"]
+    for shape in shapes:
+        assert {entry["contender"] for entry in shape["entries"]} == ran
+        assert shape["absent"][BACKEND] == "left out by --quick"
+    assert found["accuracies"].keys() == {"cnn batch 1", "cnn batch 8"}
+    for accuracies in found["accuracies"].values():
+        assert accuracies.keys() == ran
+        assert set(accuracies.values()) == {found["ours"]["accuracy"]}, "of the same network"
+    assert found["accelerated"]
+    assert found["explanation"]["operation"] == "conv2d"
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -53,53 +65,54 @@ def test_demo_refuses_a_file_as_its_directory(invoke: Callable[..., Any], tmp_pa
     assert "which is a file" in result.output
 
 
-def test_both_nets_start_equal_and_compute_the_same() -> None:
-    data = demo.load_data()
-    ours, theirs = demo.make_net(demo.TilewrightNet), demo.make_net(demo.TorchNet)
-    x = data.batch(50)
-    torch.testing.assert_close(ours(x), theirs(x))
-    assert len(data.test_x) == 360
-    assert len(data.batch(512)) == 512
+def test_batches_go_through_every_test_image_once() -> None:
+    data = train_cnn.EXAMPLE.data()
+    for batch in demo.BATCHES:
+        assert {len(part) for part in data.test_x.split(batch)} == {batch}
 
 
-def test_accuracy_counts_every_test_image_once() -> None:
-    data = demo.load_data()
-    answers = dict(zip(map(tuple, data.test_x.tolist()), data.test_y.tolist(), strict=True))
-
-    def oracle(x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(torch.tensor([answers[tuple(row)] for row in x.tolist()]), 10)
-
-    def mostly(x: torch.Tensor) -> torch.Tensor:
-        y = oracle(x)
-        return torch.where((x == data.test_x[0]).all(1, keepdim=True), 1 - y, y)
-
-    for batch in (7, 360, 512):
-        assert demo.accuracy(oracle, data, batch) == 1.0
-        assert demo.accuracy(mostly, data, batch) == pytest.approx(359 / 360)
+def result(*entries: Entry, **absent: str) -> ShapeResult:
+    return ShapeResult(ModelShape("cnn", 1), "", 1000, 1000, 100, entries, absent, "", 5, 0, True)
 
 
-def test_poor_training_and_errors_are_problems() -> None:
-    poor, good = demo.Training([2.0, 1.0], 0.5, 1.0), demo.Training([2.0, 0.5], 0.97, 1.0)
+def entry(name: str, right: bool = True) -> Entry:
+    return Entry(name, 1.0, 1.0, 1.0, 5, 1e9, 1e-3, right)
+
+
+def report(*results: ShapeResult) -> Report:
+    return Report({}, {}, {"flops": 1e9, "bandwidth": 1e9}, EAGER, (EAGER,), (EAGER,), shapes=list(results))
+
+
+def test_poor_training_is_a_problem() -> None:
+    poor, good = Training([2.0, 1.0], 0.5, 1.0), Training([2.0, 0.5], 0.98, 1.0)
     found = demo.Demo(ours=poor, theirs=good)
-    demo.judge(found)
-    assert any("50.0% test accuracy" in problem for problem in found.problems)
-    assert any("loss curves differ" in problem for problem in found.problems)
-    found.problems.clear()
-    demo._check_errors(found, 8, {demo.EAGER: 1e-6, demo.OURS: 1.9e-6, demo.OUR_KERNELS: 1e-4}, 1.0)
-    assert len(found.problems) == 1
-    assert demo.OUR_KERNELS in found.problems[0]
-    demo._check_errors(found, 8, {demo.EAGER: 1e-6, demo.OURS: float("nan")}, 1.0)
+    demo.judge_training(found)
     assert len(found.problems) == 2
+    assert "tilewright: trained to 50.0% test accuracy" in found.problems[0]
+    assert "loss curves differ by 0.5" in found.problems[1]
+    found = demo.Demo(ours=Training([float("nan")], 0.98, 1.0), theirs=Training([1.0], 0.98, 1.0))
+    demo.judge_training(found)
+    assert any("differ by nan" in problem for problem in found.problems)
+
+
+def test_wrong_and_missing_results_are_problems() -> None:
+    training = Training([2.0, 0.5], 0.98, 1.0)
+    found = demo.Demo(ours=training, theirs=training)
+    demo.judge_results(found, report(result(entry(EAGER), entry(ACCELERATED))))
+    assert found.problems == []
+    demo.judge_results(found, report(result(entry(EAGER, right=False), entry(ACCELERATED, right=False))))
+    assert found.problems == ["wrong result: tilewright accelerate on cnn batch 1: error 0.001"]
+    found.problems.clear()
+    demo.judge_results(found, report(result(entry(EAGER), **{ACCELERATED: "RuntimeError: no"})))
+    assert found.problems == ["tilewright accelerate did not run cnn batch 1: RuntimeError: no"]
 
 
 def test_demo_exits_with_one_if_something_is_wrong(
     invoke: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "LEAST_ACCURACY", 1.01)
-    whole = demo.compare
-    monkeypatch.setattr(
-        demo, "compare", lambda found, net, data, batches, **rest: whole(found, net, data, (8,), **rest)
-    )
+    monkeypatch.setattr(demo, "BATCHES", (8,))
+    monkeypatch.setattr(demo, "tune_training", lambda data, budget_s, progress: 0)
     result = invoke("demo", "--quick", "--epochs", 1, "--out", tmp_path)
     assert result.exit_code == 1
     assert "test accuracy, expected" in result.output
