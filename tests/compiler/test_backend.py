@@ -210,7 +210,7 @@ class _Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm(self.conv(x)))
-        y = F.gelu(self.hidden(F.avg_pool2d(y, 2).flatten(2).transpose(1, 2)))
+        y = F.gelu(self.hidden(F.avg_pool2d(y, 2).flatten(2).transpose(1, 2).contiguous()))
         # Not fused: Inductor gets these decomposed.
         return F.gelu(self.out(y).softmax(-1)), F.silu(y * 2), y
 
