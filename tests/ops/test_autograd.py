@@ -104,6 +104,34 @@ def test_gradients_agree_with_torch(activation: str, backend: str, dtype: torch.
         assert ((mine.grad.double() - theirs.grad).abs().max() / scale) < tolerance
 
 
+@pytest.mark.parametrize("a_by_columns", [False, True])
+@pytest.mark.parametrize("b_by_columns", [False, True])
+@pytest.mark.parametrize(("rows", "batch"), [((3,), ()), ((2, 3), ()), ((2, 3), (2,))])
+def test_gradients_are_laid_out_as_their_operands(
+    a_by_columns: bool, b_by_columns: bool, rows: tuple[int, ...], batch: tuple[int, ...]
+) -> None:
+    def leaf(shape: tuple[int, ...], by_columns: bool) -> Tensor:
+        found = torch.randn(*shape[:-2], shape[-1], shape[-2]).mT if by_columns else torch.randn(shape)
+        return found.requires_grad_()
+
+    a, b = leaf((*rows, 5), a_by_columns), leaf((*batch, 5, 4), b_by_columns)
+    grad = torch.randn_like(a @ b)
+    found = torch.autograd.grad(tilewright.matmul(a, b), (a, b), grad)
+    right = torch.autograd.grad(a @ b, (a, b), grad)
+    for mine, theirs, operand in zip(found, right, (a, b), strict=True):
+        torch.testing.assert_close(mine, theirs)
+        assert mine.stride() == operand.stride()
+
+
+def test_a_weight_gets_its_gradient_without_a_copy() -> None:
+    layer = tilewright.nn.Linear(6, 4, activation="relu")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        layer(torch.randn(3, 6)).sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.is_contiguous()
+    assert not {"aten::copy_", "aten::clone"} & {event.key for event in profile.key_averages()}
+
+
 def test_gradients_of_a_wider_output() -> None:
     a = torch.randn(5, 6).bfloat16().requires_grad_()
     b = torch.randn(6, 4).bfloat16().requires_grad_()

@@ -35,7 +35,9 @@ def _save(ctx: Any, given: MatmulArguments, y: Tensor, z: Tensor | None) -> None
         residual if recompute else None,
     )
     ctx.activation, ctx.out_dtype, ctx.recompute = activation, out_dtype, recompute
-    ctx.a_meta, ctx.b_meta = (a.shape, a.dtype), (b.shape, b.dtype)
+    # A gradient is laid out as what it is the gradient of: optimizers and accumulation expect it so, and would copy it.
+    ctx.a_meta = a.shape, a.dtype, needs_a and _by_columns(a)
+    ctx.b_meta = b.shape, b.dtype, needs_b and _by_columns(b)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_meta = None if residual is None else (residual.shape, residual.dtype)
     # Backward may run in a thread of autograd's own, which sees none of this thread's context variables.
@@ -81,19 +83,24 @@ def _gradients(ctx: Any, grad_y: Tensor | None, grad_z: Tensor | None) -> tuple[
     return grad_a, grad_b, grad_bias, grad_residual
 
 
-def _grad_a(grad: Tensor, b: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def _by_columns(matrix: Tensor) -> bool:
+    """Whether columns are what is contiguous, as of linear's weight, transposed."""
+    return matrix.ndim > 1 and matrix.stride(-2) == 1 and matrix.stride(-1) != 1
+
+
+def _grad_a(grad: Tensor, b: Tensor, shape: Sequence[int], dtype: torch.dtype, by_columns: bool) -> Tensor:
     """grad · Bᵀ, summed over what A was broadcast along."""
     if b.ndim == 1:
         grad, b = grad.unsqueeze(-1), b.unsqueeze(-1)
     if len(shape) == 1:
         grad = grad.unsqueeze(-2)
-    product = _product(grad, b.mT, dtype)
+    product = _product(b, grad.mT, dtype).mT if by_columns else _product(grad, b.mT, dtype)
     if product.shape == shape:
         return product
     return product.sum_to_size((1, *shape) if len(shape) == 1 else shape).reshape(shape)
 
 
-def _grad_b(grad: Tensor, a: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def _grad_b(grad: Tensor, a: Tensor, shape: Sequence[int], dtype: torch.dtype, by_columns: bool) -> Tensor:
     """Aᵀ · grad, summed over what B was broadcast along."""
     if len(shape) == 1:
         grad = grad.unsqueeze(-1)
@@ -102,7 +109,7 @@ def _grad_b(grad: Tensor, a: Tensor, shape: Sequence[int], dtype: torch.dtype) -
     if len(shape) <= 2 and a.ndim > 2:
         # One B under a batch of A: the sum over the batch is part of the product, not a second pass.
         a, grad = a.flatten(0, -2), grad.flatten(0, -2)
-    product = _product(a.mT, grad, dtype)
+    product = _product(grad.mT, a, dtype).mT if by_columns else _product(a.mT, grad, dtype)
     if product.shape == shape:
         return product
     return product.sum_to_size((*shape, 1) if len(shape) == 1 else shape).reshape(shape)
