@@ -16,7 +16,8 @@ def may_follow(layer: Fused, follower: Any) -> bool:
     """Whether a layer could do a module's work; those that were swapped already included."""
     if not isinstance(follower, torch.nn.Module) or oddity(follower) is not None:
         return False
-    is_norm = layer.norm in (type(follower), NORMS.get(type(follower)))
+    kind = type(follower)
+    is_norm = layer.norm is not None and layer.norm in (kind, NORMS.get(kind))
     if is_norm and (follower.training or follower.running_mean is None):
         return False
     return is_norm or activation_of(follower) is not None

@@ -33,7 +33,7 @@ _READ_PAST_FORWARD = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLa
 
 def is_layer(module: torch.nn.Module) -> bool:
     """Whether a report is to speak of the module: it is a layer that could be swapped, or of a subclass of one."""
-    return isinstance(module, tuple(_LAYERS)) or _is_conv1d(type(module))
+    return isinstance(module, (PackedLayer, *_LAYERS)) or _is_conv1d(type(module))
 
 
 def target_of(module: torch.nn.Module) -> type[Fused] | None:
