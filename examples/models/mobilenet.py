@@ -36,12 +36,15 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         inner = channels * expansion
-        layers = [] if expansion == 1 else _convolution(channels, inner, 1, 1, 1, activation)
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers = _convolution(channels, inner, 1, 1, 1, activation)
+            damp(layers[1], 0.7)  # its input has passed no ReLU, which would have halved it
         layers += _convolution(inner, inner, 3, stride, inner, activation)
         layers += [nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
         self.residual = stride == 1 and channels == outputs
         if self.residual:
-            damp(layers[-1], 0.5)
+            damp(layers[-1], 0.25)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,6 +100,6 @@ def mobilenet_v2(
     Args:
         width: the channels of every stage, as a multiple of the paper's.
         stages: expansion, channels, blocks and stride of the first block, each.
-        activation: the paper's is ReLU6; ``torch.nn.ReLU`` is the variant of which kernels can do more.
+        activation: the paper's is ReLU6, which no kernel of tilewright's fuses; ``torch.nn.ReLU`` is fused.
     """
     return build(lambda: MobileNetV2(num_classes, width, stages, activation), seed)
