@@ -215,5 +215,7 @@ def _describe(model: torch.nn.Module, report: Report) -> None:
         before += [type(follower).__name__ for follower in chain]
         activation = activation_of(chain[-1]) if chain else None
         after = f"tilewright.nn.{before[0]}" + (f"({activation})" if activation else "")
-        note = "" if len(found) == 1 else "called in several places, fused differently"
+        note = "" if len(found) == 1 else "called in several places, which it serves differently"
+        if known is not None and not note and module.packing().startswith("not packed"):
+            note = module.packing()
         report.entries.append(Entry(name, " + ".join(before), after, known.gain if known else None, note))

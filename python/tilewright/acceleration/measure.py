@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ _MOST_SECONDS = 2.0
 """For the rounds of a whole model: a slow one runs fewer, three at least."""
 
 _LEAST_GAIN = 0.98
-"""What is slower than this in three rounds of four is left as it was: closer to 1 is noise."""
+"""What is slower than this is left as it was: closer to 1 is noise."""
 
 _TOLERANCES = {torch.float16: 2e-2, torch.bfloat16: 1e-1, torch.float64: 1e-9}
 """How far outputs may differ, in units of the largest one; fp32: 1e-4."""
@@ -65,22 +64,25 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How many times as fast, in each of several rounds."""
+    """Seconds per call before and after, of several rounds in which both took turns."""
 
     old: list[float]
     new: list[float]
 
     @property
+    def seconds(self) -> tuple[float, float]:
+        """Lower quartiles: other work on the machine lengthens a sample, and nothing shortens it."""
+        old, new = (sorted(samples)[len(samples) // 4] for samples in (self.old, self.new))
+        return old, new
+
+    @property
     def ratio(self) -> float:
-        return median(self._ratios())
+        old, new = self.seconds
+        return old / new
 
     @property
     def slower(self) -> bool:
-        ratios = self._ratios()
-        return ratios[3 * len(ratios) // 4] < _LEAST_GAIN
-
-    def _ratios(self) -> list[float]:
-        return sorted(old / new for old, new in zip(self.old, self.new, strict=True))
+        return self.ratio < _LEAST_GAIN
 
 
 def call_of(example_inputs: Any) -> Call:
@@ -212,7 +214,7 @@ def _seconds(run: Callable[[], Any], rounds: int) -> float:
     """Of one call, after two that are not counted."""
     run()
     run()
-    return median(_sample(run, 1) for _ in range(rounds))
+    return min(_sample(run, 1) for _ in range(rounds))
 
 
 def _sample(run: Callable[[], Any], calls: int) -> float:
@@ -324,7 +326,7 @@ def _compare_speed(model: torch.nn.Module, call: Call, report: Report) -> None:
         swap_back(module)
     with undisturbed(model), undisturbed(original):
         gain = _race(lambda: call(original), lambda: call(model), _MOST_SECONDS)
-    report.seconds_before, report.seconds_after = median(gain.old), median(gain.new)
+    report.seconds_before, report.seconds_after = gain.seconds
     if gain.slower:
         for module in list(swapped(model)):
             swap_back(module)
