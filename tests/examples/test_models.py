@@ -126,5 +126,5 @@ def test_inputs_depend_on_the_seed() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(KeyError, match="resnet34.*expected one of resnet18"):
+    with pytest.raises(KeyError, match=r"resnet34.*expected one of resnet18"):
         example_inputs("resnet34")
