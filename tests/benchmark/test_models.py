@@ -17,6 +17,7 @@ from tilewright import tuner
 from tilewright.benchmark.contenders import COMPILED, CompileBudget, cannot_compile
 from tilewright.benchmark.models.contenders import (
     ACCELERATED,
+    ACCELERATED_TF32,
     AUTOTUNED,
     BACKEND,
     BACKEND_FROZEN,
@@ -68,12 +69,16 @@ def test_every_contender_computes_the_same(name: str) -> None:
     given = subject(name)
     with torch.inference_mode():
         found = lineup(given)
-        results = {contender.name: contender.run(1) for contender in found.contenders}
-    images = {EAGER_LAST} if name != "bert_base" else set()
+        results = {}
+        for contender in found.contenders:
+            with contender.scope():
+                results[contender.name] = contender.run(1)
+    images = {EAGER_LAST, ACCELERATED_TF32} if name != "bert_base" else set()
     assert set(results) == {EAGER, ACCELERATED} | images
     largest = float(results[EAGER].abs().max())
-    for y in results.values():
-        torch.testing.assert_close(y, results[EAGER], rtol=1e-4, atol=1e-5 * largest)
+    for contender_name, y in results.items():
+        loose = 2.0**-9 if found.precisions.get(contender_name) == "tf32" else 1e-5
+        torch.testing.assert_close(y, results[EAGER], rtol=1e-4, atol=loose * largest)
     assert set(found.absent) >= {COMPILED, AUTOTUNED, BACKEND}
 
 
@@ -102,6 +107,14 @@ def test_judge_accepts_eager_and_refuses_errors() -> None:
             spoiled = y.clone()
             spoiled[-1, -1] += wrong
             assert not referee.error(spoiled)[1]
+
+
+def test_tf32_is_judged_by_its_own_bound() -> None:
+    given = subject("resnet18")
+    with torch.inference_mode():
+        y = given.call(given.model, given.inputs[0]) * (1 + 2.0**-12)
+        assert not given.judge("ieee").error(y)[1]
+        assert given.judge("tf32").error(y)[1]
 
 
 def test_inputs_and_weights_stay_packable() -> None:

@@ -34,13 +34,15 @@ class Judge:
         return cls(part, exact, bound, max(1.0, 2 * worst_ratio(torch_result, exact, bound)))
 
     @classmethod
-    def of_model(cls, exact: Tensor, torch_result: Tensor) -> Judge:
+    def of_model(cls, exact: Tensor, torch_result: Tensor, precision: str = "ieee") -> Judge:
         """Of a whole model: a layer's rounding errors are the next one's inputs, and no bound per element holds.
 
-        The largest error may be twice that of eager torch, or 16 roundings of the largest output in fp32.
+        The largest error may be twice that of eager torch, or 16 roundings of the largest output in fp32; with the
+        precision tf32 one of operands that are cut to 10 bits, as in ``kernels/bound.py``.
         """
         theirs = float((torch_result.double() - exact).abs().max())
-        bound = max(2 * theirs, 16 * 2.0**-24 * float(exact.abs().max()))
+        unit = 2.0**-9 if precision == "tf32" else 16 * 2.0**-24
+        bound = max(2 * theirs, unit * float(exact.abs().max()))
         return cls(lambda y: y, exact, torch.full_like(exact, bound), 1.0)
 
     def error(self, y: Tensor) -> tuple[float, bool]:

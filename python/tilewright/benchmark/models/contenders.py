@@ -12,7 +12,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import tilewright
-from tilewright import dispatch, tuner
+from tilewright import dispatch, settings, tuner
 from tilewright.benchmark.contenders import (
     COMPILED,
     CompileBudget,
@@ -37,6 +38,9 @@ EAGER, EAGER_LAST = "torch eager", "torch eager channels_last"
 FROZEN, AUTOTUNED = "torch.compile freezing", "torch.compile max-autotune"
 RUNTIME = "ONNX Runtime"
 ACCELERATED = f"{OURS} accelerate"
+ACCELERATED_TF32 = f"{ACCELERATED}, tf32"
+"""The same where ``options(precision="tf32")`` admits Winograd's convolution."""
+
 BACKEND, BACKEND_FROZEN = f"{OURS} compile", f"{OURS} compile freeze"
 
 Run = Callable[[int], Tensor]
@@ -183,10 +187,16 @@ BUILDERS: dict[str, Callable[[ModelSubject], Run]] = {
     AUTOTUNED: _autotuned,
     RUNTIME: _runtime,
     ACCELERATED: _Accelerated,
+    ACCELERATED_TF32: _Accelerated,
     BACKEND: _backend,
     BACKEND_FROZEN: _backend_frozen,
 }
 """Contender to what makes it."""
+
+_SCOPES: dict[str, tuple[Callable[[], AbstractContextManager[Any]], str]] = {
+    ACCELERATED_TF32: (partial(settings.options, precision="tf32"), "tf32"),
+}
+"""The options that a contender is built and runs under, and the precision that it is judged by."""
 
 _COMPILING = (COMPILED, FROZEN, AUTOTUNED, BACKEND, BACKEND_FROZEN)
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -209,17 +219,21 @@ def lineup(
     for name in BUILDERS:
         if subject.settings.contenders is not None and name not in subject.settings.contenders:
             continue
-        doing(name)
         reason = _left_out(subject, name, compile_budget)
         if reason is not None:
             found.absent[name] = reason
-        elif name in _COMPILING:
+            continue
+        doing(name)
+        if name in _COMPILING:
             assert compile_budget is not None
             try_compiled(found, name, _Lazy(subject, name), subject.device, compile_budget)
         else:
             try:
-                run = BUILDERS[name](subject)
-                found.contenders.append(Contender(name, run))
+                scope, precision = _SCOPES.get(name, (nullcontext, subject.settings.precision))
+                with scope():
+                    run = BUILDERS[name](subject)
+                found.contenders.append(Contender(name, run, scope))
+                found.precisions[name] = precision
                 found.details[name] = getattr(run, "detail", "")
             except Exception as error:
                 found.absent[name] = f"{type(error).__name__}: {first_line(error)}"
@@ -230,7 +244,7 @@ def _left_out(subject: ModelSubject, name: str, compile_budget: CompileBudget | 
     """Why a contender does not even try."""
     if name == AUTOTUNED and not subject.settings.autotune:
         return "was not asked for (--max-autotune)"
-    if name == EAGER_LAST and not subject.images:
+    if name in (EAGER_LAST, ACCELERATED_TF32) and not subject.images:
         return "the inputs are no images"
     if name in _COMPILING and compile_budget is None:
         return "there was no time to compile (--compile-budget-s)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tilewright.benchmark.contenders import COMPILED
 from tilewright.benchmark.models.contenders import (
     ACCELERATED,
+    ACCELERATED_TF32,
     AUTOTUNED,
     BACKEND,
     BACKEND_FROZEN,
@@ -32,6 +33,7 @@ COLOURS = {
     AUTOTUNED: "#5E2A4D",
     RUNTIME: "#56B4E9",
     ACCELERATED: "#D55E00",
+    ACCELERATED_TF32: "#E6A0C4",
     BACKEND: "#E69F00",
     BACKEND_FROZEN: "#F0C75E",
 }
@@ -89,7 +91,7 @@ def draw_speedups(axes: Axes, report: Report, places: range) -> None:
         highest = max([highest, *heights])
         bars = axes.bar(at, heights, width=0.93 * width, color=COLOURS[name], label=name)
         axes.bar_label(bars, labels, fontsize=6, padding=2, rotation=90)
-    axes.axhline(1.0, color="black", linewidth=0.9)
+    axes.axhline(1.0, color="black", linewidth=0.9, zorder=0.5)
     axes.set_xticks(range(len(results)), [str(result.shape) for result in results])
     axes.set_xlim(-0.5, _PER_ROW - 0.5 if len(report.shapes) > _PER_ROW else len(results) - 0.5)
     axes.set_ylim(0, 1.28 * highest)  # room for the labels

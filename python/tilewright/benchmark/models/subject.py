@@ -93,7 +93,7 @@ class ModelSubject(Subject[ModelShape]):
 
     def judge(self, precision: str) -> Judge:
         with torch.no_grad():
-            return Judge.of_model(self._in_double[0], self.model(*self.inputs[0]))
+            return Judge.of_model(self._in_double[0], self.model(*self.inputs[0]), precision)
 
     def call(self, model: Any, inputs: Sequence[Tensor]) -> Tensor:
         """The model, or what stands for it."""

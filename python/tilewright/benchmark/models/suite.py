@@ -5,6 +5,7 @@ from __future__ import annotations
 from tilewright.benchmark.contenders import COMPILED
 from tilewright.benchmark.models.contenders import (
     ACCELERATED,
+    ACCELERATED_TF32,
     AUTOTUNED,
     BACKEND,
     BACKEND_FROZEN,
@@ -27,5 +28,5 @@ SUITE: Suite[ModelShape] = Suite(
     rivals="best of eager, torch.compile, ONNX Runtime",
     eager=lambda settings: (EAGER, EAGER_LAST),
     baseline=lambda settings: "eager's better format",
-    summed=(ACCELERATED, BACKEND, BACKEND_FROZEN),
+    summed=(ACCELERATED, ACCELERATED_TF32, BACKEND, BACKEND_FROZEN),
 )
