@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 import torch
 
 from tilewright.acceleration import measure
-from tilewright.acceleration.chains import chains_of, may_follow, names_of, sites_of
+from tilewright.acceleration.chains import chains_of, in_training, may_follow, names_of, sites_of
 from tilewright.acceleration.flow import child
 from tilewright.acceleration.fused import ACTIVATIONS, NORMS, Fused, activation_of
 from tilewright.acceleration.report import Entry, Report
 from tilewright.acceleration.swap import (
+    is_accelerated,
     is_layer,
+    make_plain,
     obstacle,
     read_past_forward,
     swap,
@@ -113,18 +115,18 @@ def _accelerated(model: Model, call: Any, inplace: bool, tune: bool) -> Model:
     _restored.discard(model)
     if call is None:
         report = Report()
-        _swap_layers(model)
+        training = _swap_layers(model)
         _describe(model, report)
     else:
         before = measure.run(model, call)
         try:
-            _swap_layers(model)
+            training = _swap_layers(model)
             report = measure.keep_what_is_faster(model, call, before, tune)
             _describe(model, report)
         except BaseException:
             _undo(model)
             raise
-    _warn_of_training(model)
+    _warn_of_training(training)
     model.__dict__[_REPORT] = report
     return model
 
@@ -154,8 +156,11 @@ def _undo(model: torch.nn.Module) -> bool:
 # --- what is swapped ----------------------------------------------------------------------------------------------
 
 
-def _swap_layers(model: torch.nn.Module) -> None:
-    """Swaps every layer that can be, and the BatchNorms and activations that follow one."""
+def _swap_layers(model: torch.nn.Module) -> set[torch.nn.Module]:
+    """Swaps every layer that can be, and the BatchNorms and activations that follow one.
+
+    Returns the BatchNorms that follow one too, but are in training mode.
+    """
     closed = read_past_forward(model)
     modules = list(model.modules())
     for module in modules:
@@ -163,26 +168,28 @@ def _swap_layers(model: torch.nn.Module) -> None:
             target = target_of(module)
             assert target is not None
             swap(module, target)
+    followed: set[torch.nn.Module] = set()
+    training: set[torch.nn.Module] = set()
     for layer, owner, paths in list(sites_of(modules)):
         for path in paths:
             follower = child(owner, path)
+            if path is paths[0] and in_training(layer, follower):
+                training.add(follower)
             if not may_follow(layer, follower) or follower in closed:
                 break
+            followed.add(layer)
             kind = type(follower)
             if kind in ACTIVATIONS or kind in NORMS:
                 swap(follower, (ACTIVATIONS | NORMS)[kind])
             if activation_of(follower) is not None:
                 break
+    for module in modules:
+        if isinstance(module, Fused) and module not in followed:
+            make_plain(module)
+    return training
 
 
-def _warn_of_training(model: torch.nn.Module) -> None:
-    modules = list(model.modules())
-    norms = {
-        follower
-        for layer, owner, paths in sites_of(modules)
-        for follower in (child(owner, path) for path in paths[:1])
-        if layer.norm is not None and NORMS.get(type(follower)) is layer.norm and follower.training
-    }
+def _warn_of_training(norms: set[torch.nn.Module]) -> None:
     if norms:
         warnings.warn(
             f"accelerate: {len(norms)} BatchNorm modules are in training mode, where folding them would be wrong; "
@@ -206,7 +213,7 @@ def _describe(model: torch.nn.Module, report: Report) -> None:
             continue
         before = [type(module).__name__]
         known = measured.get(name)
-        if not isinstance(module, Fused):
+        if not is_accelerated(module):
             reason = closed.get(module) or (obstacle(module) if known is None else known.note)
             report.entries.append(Entry(name, before[0], None, known.gain if known else None, reason or ""))
             continue

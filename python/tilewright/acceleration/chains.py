@@ -16,11 +16,19 @@ def may_follow(layer: Fused, follower: Any) -> bool:
     """Whether a layer could do a module's work; those that were swapped already included."""
     if not isinstance(follower, torch.nn.Module) or oddity(follower) is not None:
         return False
+    if is_norm_of(layer, follower):
+        return not follower.training and follower.running_mean is not None
+    return activation_of(follower) is not None
+
+
+def in_training(layer: Fused, follower: Any) -> bool:
+    """Whether it is a BatchNorm that could be folded into the layer but for its mode."""
+    return is_norm_of(layer, follower) and bool(follower.training)
+
+
+def is_norm_of(layer: Fused, follower: Any) -> bool:
     kind = type(follower)
-    is_norm = layer.norm is not None and layer.norm in (kind, NORMS.get(kind))
-    if is_norm and (follower.training or follower.running_mean is None):
-        return False
-    return is_norm or activation_of(follower) is not None
+    return layer.norm is not None and layer.norm in (kind, NORMS.get(kind))
 
 
 def sites_of(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[Fused, torch.nn.Module, tuple[Path, ...]]]:

@@ -12,5 +12,6 @@ CONV1D_NAMES = frozenset({"transformers.pytorch_utils.Conv1D", "transformers.mod
 class Conv1D(Fused, nn.Conv1D):
     """`tilewright.nn.Conv1D` that does the work of an activation behind it."""
 
+    plain = nn.Conv1D
     norm = None
     norm_dims = 0

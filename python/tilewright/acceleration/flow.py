@@ -31,11 +31,12 @@ import torch
 Path = tuple[str, ...]
 """Names of modules, each a child of the one before; the first is the caller's."""
 
+Followed = tuple[Path, tuple[Path, ...]]
+"""The callee, and those that take its result, one after the other."""
+
 SEQUENTIAL: CodeType = torch.nn.Sequential.forward.__code__
-_CALLS: frozenset[CodeType] = frozenset(
-    function.__code__ for function in (torch.nn.Module._wrapped_call_impl, torch.nn.Module._call_impl)
-)
-_DEPTH = len(_CALLS)
+_WRAPPED: CodeType = torch.nn.Module._wrapped_call_impl.__code__
+_CALL: CodeType = torch.nn.Module._call_impl.__code__
 _MOST_FOLLOWERS = 2
 
 _TELLING = ("CALL", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "STORE_FAST")
@@ -56,11 +57,8 @@ _DEFINITE = (
 
 def caller_of(frame: FrameType | None) -> FrameType | None:
     """The frame that called a module, given the one that called the module's ``forward``; None if it is not plain."""
-    for _ in range(_DEPTH):
-        if frame is None or frame.f_code not in _CALLS:
-            return None
-        frame = frame.f_back
-    return frame
+    outer = None if frame is None or frame.f_code is not _CALL else frame.f_back
+    return None if outer is None or outer.f_code is not _WRAPPED else outer.f_back
 
 
 class Flow:
@@ -72,8 +70,8 @@ class Flow:
         self.code = code  # kept, so that no other code comes to have its id
         self.owner = code.co_varnames[0] if code.co_argcount else ""
         """The name of the function's first argument."""
-        self.calls: dict[int, tuple[Path, tuple[Path, ...]]] = {}
-        """Instruction -> the callee, and who takes its result, one after the other."""
+        self.calls: dict[int, Followed] = {}
+        """Instruction -> the callee, and who takes its result, for calls whose results somebody takes."""
         if self.owner and code is not SEQUENTIAL:
             found = dict(_read(code, self.owner))
             for instruction in dis.get_instructions(code):
@@ -130,11 +128,12 @@ def shadowed(module: torch.nn.Module, path: Path) -> bool:
 
 def after_in_sequence(owner: Any, layer: Any) -> tuple[Path, ...]:
     """Who takes a layer's result in an `nn.Sequential`; nobody if the layer is in it more than once."""
-    names = list(owner.__dict__["_modules"])
-    places = [index for index, name in enumerate(names) if owner.__dict__["_modules"][name] is layer]
-    if len(places) != 1:
+    modules = owner.__dict__["_modules"]
+    members = list(modules.values())
+    if members.count(layer) != 1:
         return ()
-    return tuple((name,) for name in names[places[0] + 1 : places[0] + 1 + _MOST_FOLLOWERS])
+    place = members.index(layer) + 1
+    return tuple((name,) for name in list(modules)[place : place + _MOST_FOLLOWERS])
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -142,7 +141,7 @@ def after_in_sequence(owner: Any, layer: Any) -> tuple[Path, ...]:
 _Place = tuple[int | None, int | None]
 
 
-def _read(code: CodeType, owner: str) -> Iterator[tuple[_Place, tuple[Path, tuple[Path, ...]]]]:
+def _read(code: CodeType, owner: str) -> Iterator[tuple[_Place, Followed]]:
     """Where each call ends that is followed by others: its callee and them."""
     function = _parsed(code)
     if function is None or _rebound(function, owner):
@@ -154,7 +153,8 @@ def _read(code: CodeType, owner: str) -> Iterator[tuple[_Place, tuple[Path, tupl
         while after is not None and len(followers) < _MOST_FOLLOWERS:
             followers.append(reader.calls[after])
             after = reader.next.get(after)
-        yield (call.end_lineno, call.end_col_offset), (path, tuple(followers))
+        if followers:
+            yield (call.end_lineno, call.end_col_offset), (path, tuple(followers))
 
 
 def _parsed(code: CodeType) -> ast.FunctionDef | None:

@@ -18,7 +18,15 @@ from torch.nn import functional
 from torch.nn.modules import module as torch_modules
 
 from tilewright import nn
-from tilewright.acceleration.flow import SEQUENTIAL, Flow, Path, after_in_sequence, caller_of, child, flow_of
+from tilewright.acceleration.flow import (
+    SEQUENTIAL,
+    Followed,
+    Path,
+    after_in_sequence,
+    caller_of,
+    child,
+    flow_of,
+)
 from tilewright.acceleration.folding import folded
 from tilewright.errors import Error
 from tilewright.nn.packed_layer import PackedLayer, frozen_for
@@ -31,6 +39,9 @@ _hooks_of_all: tuple[Any, Any] = (
     torch_modules._global_forward_hooks,
     torch_modules._global_forward_pre_hooks,
 )
+
+_NOWHERE: Followed = ((), ())
+_IN_SEQUENCE: Followed = ((), ((),))
 
 ORIGINAL = "_tilewright_original"
 """Where a module that was swapped keeps what it was, in its ``__dict__``."""
@@ -112,16 +123,16 @@ ACTIVATIONS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 }
 
 
+_ACTIVATION_NAMES = {ReLU: "relu", torch.nn.ReLU: "relu", SiLU: "silu", torch.nn.SiLU: "silu"}
+_GELU_NAMES = {"none": "gelu", "tanh": "gelu_tanh"}
+
+
 def activation_of(module: Any) -> str | None:
     """The name of what an activation module computes, torch's or ours; None of any other module."""
     kind = type(module)
-    if kind in (ReLU, torch.nn.ReLU):
-        return "relu"
-    if kind in (SiLU, torch.nn.SiLU):
-        return "silu"
-    if kind in (GELU, torch.nn.GELU):
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(module.approximate)
-    return None
+    if kind is GELU or kind is torch.nn.GELU:
+        return _GELU_NAMES.get(module.approximate)
+    return _ACTIVATION_NAMES.get(kind)
 
 
 # --- the layers ---------------------------------------------------------------------------------------------------
@@ -130,6 +141,8 @@ def activation_of(module: Any) -> str | None:
 class Fused(PackedLayer):
     """What fused layers share. The layer itself comes second: ``class Linear(Fused, nn.Linear)``."""
 
+    plain: ClassVar[type[PackedLayer]]
+    """The layer itself."""
     norm: ClassVar[type[torch.nn.Module] | None]
     """The BatchNorm that can be folded into it."""
     norm_dims: ClassVar[int]
@@ -144,7 +157,7 @@ class Fused(PackedLayer):
             if y is not None:
                 y._tilewright_done = followers  # type: ignore[attr-defined]
                 return y
-        return super().forward(x)
+        return self._infer(self._prepared(x), None, self.__dict__["_activation"])
 
     def _prepared(self, x: Tensor) -> Tensor:
         """The operation's input."""
@@ -170,8 +183,10 @@ class Fused(PackedLayer):
         caller = caller_of(frame)
         if caller is None or self.__dict__["_forward_hooks"] or _hooks_of_all[0] or _hooks_of_all[1]:
             return ()
-        flow = flow_of(caller.f_code)
-        if flow.code is not SEQUENTIAL and caller.f_lasti not in flow.calls:
+        code = caller.f_code
+        flow = flow_of(code)
+        known = _IN_SEQUENCE if code is SEQUENTIAL else flow.calls.get(caller.f_lasti, _NOWHERE)
+        if known is _NOWHERE:
             return ()
         values = caller.f_locals
         owner = values.get(flow.owner)
@@ -179,13 +194,12 @@ class Fused(PackedLayer):
             values.clear()  # or the caller's frame would keep the tensors of this moment alive
         if not isinstance(owner, torch.nn.Module):
             return ()
-        return willing(self, owner, self._paths(owner, flow, caller.f_lasti))
-
-    def _paths(self, owner: torch.nn.Module, flow: Flow, instruction: int) -> tuple[Path, ...]:
-        if flow.code is SEQUENTIAL:
-            return after_in_sequence(owner, self)
-        callee, paths = flow.calls[instruction]
-        return paths if child(owner, callee) is self else ()
+        callee, paths = known
+        if known is _IN_SEQUENCE:
+            paths = after_in_sequence(owner, self)
+        elif child(owner, callee) is not self:
+            return ()
+        return willing(self, owner, paths)
 
 
 def willing(layer: Fused, owner: torch.nn.Module, paths: tuple[Path, ...]) -> tuple[Any, ...]:
@@ -208,6 +222,7 @@ def willing(layer: Fused, owner: torch.nn.Module, paths: tuple[Path, ...]) -> tu
 class Conv2d(Fused, nn.Conv2d):
     """`tilewright.nn.Conv2d` that does the work of a BatchNorm and an activation behind it."""
 
+    plain = nn.Conv2d
     norm = BatchNorm2d
     norm_dims = 4
 
@@ -218,5 +233,6 @@ class Conv2d(Fused, nn.Conv2d):
 class Linear(Fused, nn.Linear):
     """`tilewright.nn.Linear` that does the work of a BatchNorm and an activation behind it."""
 
+    plain = nn.Linear
     norm = BatchNorm1d
     norm_dims = 2

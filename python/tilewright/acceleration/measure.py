@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tilewright.acceleration.chains import chains_of, names_of
-from tilewright.acceleration.fused import Conv2d, Fused
+from tilewright.acceleration.fused import Fused
 from tilewright.acceleration.report import Entry, Report
-from tilewright.acceleration.swap import lay_back, lay_out, swap_back, swapped
+from tilewright.acceleration.swap import is_accelerated, lay_back, lay_out, swap_back, swapped
 from tilewright.errors import ArgumentError
 from tilewright.holders import weight_of
+from tilewright.nn import Conv2d, PackedLayer
 
 _ROUNDS = 9
 _SAMPLE_SECONDS = 2e-3
@@ -250,7 +251,7 @@ def _measure_layers(model: torch.nn.Module, call: Call, report: Report) -> list[
     known: dict[Any, Gain] = {}
     slower: list[torch.nn.Module] = []
     for layer in list(swapped(model)):
-        if not isinstance(layer, Fused):
+        if not is_accelerated(layer):
             continue
         if layer not in sizes:
             report.entries.append(Entry(names[layer], "", None, None, "not called with example_inputs"))
@@ -282,9 +283,7 @@ def _sizes(model: torch.nn.Module, call: Call) -> dict[torch.nn.Module, Size]:
         if module not in found and type(x) is Tensor and x.layout is torch.strided:
             found[module] = Size(tuple(x.shape), x.stride(), x.dtype, x.device)
 
-    handles = [
-        module.register_forward_pre_hook(note) for module in swapped(model) if isinstance(module, Fused)
-    ]
+    handles = [module.register_forward_pre_hook(note) for module in swapped(model) if is_accelerated(module)]
     try:
         with undisturbed(model):
             call(model)
@@ -294,7 +293,7 @@ def _sizes(model: torch.nn.Module, call: Call) -> dict[torch.nn.Module, Size]:
     return found
 
 
-def _gain(layer: Fused, chain: tuple[Any, ...], size: Size) -> Gain:
+def _gain(layer: PackedLayer, chain: tuple[Any, ...], size: Size) -> Gain:
     x = size.random()
     # Copies: the layer's own weight must be held by nobody else to be packed.
     original, *others = copy.deepcopy([layer, *chain])
@@ -308,7 +307,7 @@ def _gain(layer: Fused, chain: tuple[Any, ...], size: Size) -> Gain:
         return y
 
     def new() -> Any:
-        y = layer._fused(x, chain) if chain and layer._infers(x, None) else None
+        y = layer._fused(x, chain) if chain and isinstance(layer, Fused) and layer._infers(x, None) else None
         if y is None:
             y = layer(x)
             for module in chain:

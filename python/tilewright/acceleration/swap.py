@@ -6,7 +6,7 @@ Names, references, tied and shared modules, parameters, optimizers and hooks of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.nn import Parameter
@@ -16,7 +16,7 @@ from tilewright.acceleration.conv1d import CONV1D_NAMES, Conv1D
 from tilewright.acceleration.fused import ORIGINAL, Fused
 from tilewright.holders import WatchedParameters
 from tilewright.kernels.dtypes import KERNEL_DTYPES
-from tilewright.nn import PackedLayer
+from tilewright.nn import Conv2d, PackedLayer
 from tilewright.ops.checks import dtype_text
 from tilewright.packing import Packing
 
@@ -34,6 +34,11 @@ _READ_PAST_FORWARD = (torch.nn.MultiheadAttention, torch.nn.TransformerEncoderLa
 def is_layer(module: torch.nn.Module) -> bool:
     """Whether a report is to speak of the module: it is a layer that could be swapped, or of a subclass of one."""
     return isinstance(module, (PackedLayer, *_LAYERS)) or _is_conv1d(type(module))
+
+
+def is_accelerated(module: torch.nn.Module) -> TypeGuard[PackedLayer]:
+    """Whether it is a layer that was swapped."""
+    return isinstance(module, PackedLayer) and ORIGINAL in module.__dict__
 
 
 def target_of(module: torch.nn.Module) -> type[Fused] | None:
@@ -108,6 +113,11 @@ def swap(module: torch.nn.Module, target: type[torch.nn.Module]) -> None:
     module.__class__ = target
 
 
+def make_plain(layer: Fused) -> None:
+    """Makes a fused layer that nobody follows one that does not look for who calls it."""
+    layer.__class__ = type(layer).plain  # type: ignore[assignment]
+
+
 def swap_back(module: torch.nn.Module) -> None:
     """Makes the module what it was before `swap` and `lay_out`."""
     state = module.__dict__
@@ -115,7 +125,7 @@ def swap_back(module: torch.nn.Module) -> None:
     if strides is not None:
         _with_strides(state["_parameters"]["weight"], *strides)
     original = state.pop(ORIGINAL)
-    if isinstance(module, Fused):
+    if isinstance(module, PackedLayer):
         del state["_packing"], state["_activation"]
         state["_parameters"] = dict(state["_parameters"])
     module.__class__ = original
@@ -132,7 +142,7 @@ def swapped(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 def lay_out(model: torch.nn.Module) -> None:
     """Lays the weights of all swapped convolutions out in channels_last; the parameters stay the same objects."""
     for module in swapped(model):
-        if isinstance(module, fused.Conv2d):
+        if isinstance(module, Conv2d):
             weight: Any = module.__dict__["_parameters"]["weight"]
             last = weight.detach().contiguous(memory_format=torch.channels_last)
             if last.stride() != weight.stride():
