@@ -183,8 +183,29 @@ def test_a_failing_fusion_is_logged_and_left(
     with tilewright.options(strict=False), caplog.at_level(logging.WARNING, logger="tilewright.compiler"):
         torch.testing.assert_close(compiled(_layer)(*_ARGS), _layer(*_ARGS))
     assert "out of luck" in caplog.text
-    assert tilewright.compiler.report().graphs[0].notes == ["every fusion was given up: out of luck"]
     assert fused() == []
+
+
+def test_the_failure_of_one_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    emit, seen = emission.emit, []
+
+    def fail_once(chain: Any, build: Any) -> Any:
+        seen.append(chain)
+        if len(seen) == 1:
+            build.call(torch.ops.aten.neg.default, chain.product.a)
+            raise RuntimeError("out of luck")
+        return emit(chain, build)
+
+    monkeypatch.setattr(emission, "emit", fail_once)
+    w = torch.randn(6, 6)
+
+    def run(x: Tensor) -> Tensor:
+        return F.gelu(F.linear(F.relu(F.linear(x, w)), w))
+
+    with tilewright.options(strict=False):
+        torch.testing.assert_close(compiled(run)(_ARGS[0]), run(_ARGS[0]))
+    assert [each.reason for each in tilewright.compiler.report().left] == ["RuntimeError: out of luck"]
+    assert fused() == ["mm relu -> tilewright.matmul(relu)"]
 
 
 def test_what_cannot_be_laid_out_keeps_the_layout_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

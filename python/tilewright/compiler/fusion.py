@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,19 @@ from tilewright.compiler.graphs import (
     is_op,
     is_random,
     mutates,
+    ours,
     value,
 )
 from tilewright.compiler.history import GraphReport, described, log
 from tilewright.compiler.options import CompilerOptions
 from tilewright.compiler.products import CONVOLUTION, PRODUCTS, recognise
+
+_CONVOLUTIONS = (
+    ours.conv2d.default,
+    ours.conv2d_with_preact.default,
+    ours.conv2d_input_gradient.default,
+    ours.conv2d_weight_gradient.default,
+)
 
 
 @dataclass
@@ -54,8 +63,9 @@ def fuse(
     mode = fake_mode_of(graph)
     if mode is None:
         return Fused(graph)
-    last = _has_convolutions_on_cpu(graph)
-    for channels_last in (True, False) if last else (False,):
+    # In training without Inductor all that is saved for backward keeps its layout: copies there and back cost more.
+    may_lay_out = report.kind == "inference" or report.rest == "inductor"
+    for channels_last in (True, False) if may_lay_out and _has_convolutions_on_cpu(graph) else (False,):
         build = Builder(copied(graph), mode)
         attempt = GraphReport(report.name, report.kind, report.rest)
         try:
@@ -96,10 +106,15 @@ def _attempt(
     writes = sorted(order[node] for node in graph.nodes if mutates(node))
     # Backwards, so that of two products that are added up the later one takes the other as its residual.
     for node in [node for node in reversed(graph.nodes) if is_op(node, *PRODUCTS)]:
-        _fuse_product(node, build, report, judge, known, order, writes)
+        with _left_if_it_fails(node, report):
+            _fuse_product(node, build, report, judge, known, order, writes)
     for node in [node for node in graph.nodes if is_op(node, gradients.BACKWARD)]:
-        gradients.replace(node, build, report, judge)
-    layout.propagate(build, promised, channels_last)
+        with _left_if_it_fails(node, report):
+            gradients.replace(node, build, report, judge)
+    # Where every convolution is left to torch, so is their layout.
+    layout.propagate(
+        build, promised, channels_last and any(is_op(node, *_CONVOLUTIONS) for node in graph.nodes)
+    )
     graph.eliminate_dead_code(lambda node: node.is_impure() or is_random(node))
     report.fused.reverse()
     report.left.reverse()
@@ -115,6 +130,18 @@ def _attempt(
         f"{len(weights)} of them weights that are packed"
     )
     return Fused(graph, parts)
+
+
+@contextmanager
+def _left_if_it_fails(node: Node, report: GraphReport) -> Iterator[None]:
+    """Nodes are replaced once everything that may fail is done: what a failure leaves behind is not used by any."""
+    try:
+        yield
+    except Exception as error:
+        if settings.current().strict:
+            raise
+        log.warning("%s: %s", report.name, described(node), exc_info=True)
+        report.leave(node, f"{type(error).__name__}: {error}")
 
 
 def _fuse_product(
