@@ -83,8 +83,9 @@ def prove(
     right = float((outputs[-1].argmax(1) == data.test_y).float().mean())
     if dist.get_rank() == 0:
         first, last = together[1][0], together[1][-1]
+        where = "1 process" if dist.get_world_size() == 1 else f"{dist.get_world_size()} processes"
         print(
-            f"{name}, {dist.get_world_size()} processes: loss {first:.4f} → {last:.4f} in {len(together[1])} steps, "
+            f"{name} in {where}: loss {first:.4f} → {last:.4f} in {len(together[1])} steps, "
             f"{gap:.1e} from a single process's at most; trained outputs {distance:.1e}; test accuracy {right:.1%}"
         )
     return 0 if gap <= TOLERANCE and distance <= 100 * TOLERANCE else 1
