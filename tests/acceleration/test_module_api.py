@@ -326,6 +326,41 @@ def test_compiled_and_exported(mode: str, model: Any, accelerated: Any) -> None:
     assert_equal(model, compiled, x)
 
 
+class Broken(nn.Module):
+    """Whose forward cannot be compiled whole, but what it calls can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Any:
+        try:
+            torch._dynamo.graph_break()
+            x = self.relu(self.bn(self.conv(x)))
+        finally:
+            torch._dynamo.graph_break()
+        return x
+
+
+def test_compiled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    model = settle(nn.Sequential(*(Broken() for _ in range(4))))
+    x = images()
+    compiled = torch.compile(tilewright.accelerate(model), backend="eager")
+    assert_equal(model, compiled, x)
+    torch._dynamo.reset()
+
+
+def test_a_follower_that_is_called_otherwise_later(work: Spy) -> None:
+    model, x = settle(Block()), images(channels=8)
+    accelerated: Any = tilewright.accelerate(model)
+    for one in (model, accelerated):
+        one.bn1.forward = torch.sin
+    assert work(accelerated, x) == ["Conv2d+BatchNorm2d"]
+    assert_equal(model, accelerated, x)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graphs(model: Any) -> None:
     model.cuda()

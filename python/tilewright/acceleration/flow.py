@@ -84,6 +84,8 @@ class Flow:
 
 _flows: dict[int, Flow] = {}
 _lock = threading.Lock()
+_hidden: dict[tuple[type, str], bool] = {}
+"""(Class, name) -> whether an attribute of the class hides modules of that name."""
 
 
 def flow_of(code: CodeType) -> Flow:
@@ -111,19 +113,14 @@ def functions_of(module: torch.nn.Module) -> Iterator[CodeType]:
 def child(module: Any, path: Path) -> Any:
     """The module at a path; None if there is none, or if Python would find something else under one of the names."""
     for name in path:
-        module = module.__dict__.get("_modules", {}).get(name)
+        place = type(module), name
+        hidden = _hidden.get(place)
+        if hidden is None:
+            hidden = _hidden[place] = hasattr(*place)
+        module = None if hidden else module.__dict__["_modules"].get(name)
         if module is None:
             return None
     return module
-
-
-def shadowed(module: torch.nn.Module, path: Path) -> bool:
-    """Whether an attribute of a class hides the module at the path."""
-    for name in path:
-        if hasattr(type(module), name):
-            return True
-        module = module.__dict__["_modules"][name]
-    return False
 
 
 def after_in_sequence(owner: Any, layer: Any) -> tuple[Path, ...]:

@@ -33,6 +33,10 @@ from tilewright.nn.packed_layer import PackedLayer, frozen_for
 from tilewright.settings import current as _options
 
 _is_compiling = torch.compiler.is_compiling
+_compiled_around = torch._C._dynamo.eval_frame.get_eval_frame_callback
+"""What compiles the functions that are called from here; None where nobody does. This layer may run as it is written,
+for whatever reason, while those that follow it are compiled, and a compiled module looks for no mark."""
+
 _get_frame = sys._getframe
 _LOCALS_ARE_COPIES = sys.version_info < (3, 13)
 _hooks_of_all: tuple[Any, Any] = (
@@ -42,6 +46,9 @@ _hooks_of_all: tuple[Any, Any] = (
 
 _NOWHERE: Followed = ((), ())
 _IN_SEQUENCE: Followed = ((), ((),))
+
+_CALLED_INSTEAD = frozenset({"forward", "_call_impl", "_compiled_call_impl"})
+"""What a module is called by, if it is in its ``__dict__``, in place of its class's forward."""
 
 ORIGINAL = "_tilewright_original"
 """Where a module that was swapped keeps what it was, in its ``__dict__``."""
@@ -149,7 +156,7 @@ class Fused(PackedLayer):
     """Dimensions of the input where that BatchNorm's channels are the output's."""
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if residual is not None or not self._infers(x, None):
+        if residual is not None or not self._infers(x, None) or _compiled_around() is not None:
             return super().forward(x, residual)
         followers = self._followers(_get_frame(1))
         if followers:
@@ -211,7 +218,12 @@ def willing(layer: Fused, owner: torch.nn.Module, paths: tuple[Path, ...]) -> tu
         if not is_norm and activation_of(module) is None:
             break
         state = module.__dict__
-        if ORIGINAL not in state or state["_forward_hooks"] or state["_forward_pre_hooks"]:
+        if (
+            ORIGINAL not in state
+            or state["_forward_hooks"]
+            or state["_forward_pre_hooks"]
+            or not _CALLED_INSTEAD.isdisjoint(state)
+        ):
             break
         found.append(module)
         if not is_norm:
