@@ -47,6 +47,14 @@ def test_everything_is_folded_and_packed() -> None:
     ]
 
 
+def test_small_layers_stay_with_torch_unless_all_are_asked_for() -> None:
+    net = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 512), nn.ReLU(), nn.Linear(512, 512)).eval()
+    run = compiled(net, freeze=True, fuse="faster")
+    with torch.no_grad():
+        torch.testing.assert_close(run(torch.ones(2, 16)), net(torch.ones(2, 16)))
+    assert fused() == ["addmm -> tilewright.matmul(bias, frozen)"]
+
+
 def _in_place(net: nn.Sequential) -> None:
     with torch.no_grad():
         net[0].weight.mul_(2)

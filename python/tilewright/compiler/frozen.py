@@ -78,7 +78,9 @@ def pack_weights(build: Builder, known: set[Node]) -> list[Node]:
     """Has products with a constant weight run on a packed one; returns the nodes of those weights."""
     weights: list[Node] = []
     for node in list(build.graph.nodes):
-        if not is_op(node, ours.matmul.default, ours.conv2d.default) or node.args[1] not in known:
+        if node in known or not is_op(node, ours.matmul.default, ours.conv2d.default):
+            continue
+        if node.args[1] not in known:
             continue
         weight: Any = node.args[1]
         found = value(weight)
