@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch.nn.parallel import DistributedDataParallel
 
-from tilewright.examples.distributed.processes import losses, process_group, prove, steps_argument
+from tilewright.examples.distributed.processes import losses, optimize, process_group, prove, steps_argument
 from tilewright.examples.train_cnn import EXAMPLE
 from tilewright.examples.training import seeded
 
@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with process_group() as share:
         data = EXAMPLE.data()
         single, net = seeded(EXAMPLE.ours), seeded(EXAMPLE.ours)
-        alone = losses(single, EXAMPLE.optimize(single.parameters()), data, steps)
+        alone = losses(single, optimize(single.parameters()), data, steps)
         parallel = DistributedDataParallel(net)
-        together = losses(parallel, EXAMPLE.optimize(parallel.parameters()), data, steps, share)
+        together = losses(parallel, optimize(parallel.parameters()), data, steps, share)
         return prove("DDP", (single, alone), (parallel, together), data)
 
 

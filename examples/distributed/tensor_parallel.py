@@ -11,14 +11,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import tilewright
 from tilewright.examples.digits import load_data
-from tilewright.examples.distributed.processes import losses, process_group, prove, steps_argument
+from tilewright.examples.distributed.processes import losses, optimize, process_group, prove, steps_argument
 from tilewright.examples.training import seeded
 
 
@@ -44,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with process_group() as (_, processes):
         data = load_data()
         single, net = seeded(make), seeded(make)
-        alone = losses(single, torch.optim.Adam(single.parameters(), lr=1e-3), data, steps)
+        alone = losses(single, optimize(single.parameters()), data, steps)
         mesh = init_device_mesh("cpu", (processes,))
         for block in net:
             parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
-        together = losses(net, torch.optim.Adam(net.parameters(), lr=1e-3), data, steps)
+        together = losses(net, optimize(net.parameters()), data, steps)
         return prove("tensor parallel", (single, alone), (net, together), data)
 
 
