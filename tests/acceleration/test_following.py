@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,13 @@ class Conditional(Parts):
         return self.relu(h) if self.flag else h
 
 
+class WithLocals(Parts):
+    def forward(self, x: Tensor) -> Any:
+        names = locals()
+        y = self.relu(self.conv(x))
+        return y + names["x"]
+
+
 class Rebound(Parts):
     def forward(self, x: Tensor) -> Any:
         other = self
@@ -165,6 +173,7 @@ SOURCES: list[tuple[type[Parts], list[str]]] = [
     (Captured, []),
     (Between, []),
     (Conditional, []),
+    (WithLocals, []),
     (Rebound, []),
     (Renamed, []),
     (InLoop, []),
@@ -316,3 +325,49 @@ def test_linear_layers_fold_a_batchnorm_of_rows_only(work: Spy) -> None:
     assert work(accelerated, sequences) == []
     assert_equal(model, accelerated, rows)
     assert_equal(model, accelerated, sequences)
+
+
+class Backwards(nn.Sequential):
+    def __iter__(self) -> Any:
+        return reversed(list(self._modules.values()))
+
+
+def test_sequences_in_an_order_of_their_own(work: Spy) -> None:
+    model = settle(Backwards(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
+    accelerated = tilewright.accelerate(model)
+    assert work(accelerated, images(channels=4)) == []
+    assert_equal(model, accelerated, images(channels=4))
+
+
+def test_source_that_is_not_there(work: Spy) -> None:
+    namespace: dict[str, Any] = {}
+    exec("def forward(self, x):\n    return self.relu(self.bn(self.conv(x)))", namespace)
+    model = settle(type("Unread", (Parts,), {"forward": namespace["forward"]})())
+    accelerated: Any = tilewright.accelerate(model)
+    assert work(accelerated, images(channels=4)) == []
+    assert "Unread.forward could not be read" in str(accelerated.tilewright_report)
+    assert_equal(model, accelerated, images(channels=4))
+
+
+def test_source_that_was_edited_since(tmp_path: Path, work: Spy) -> None:
+    file, source = (
+        tmp_path / "edited.py",
+        "def forward(self, x):\n    return self.relu(self.{}(self.conv(x)))\n",
+    )
+    file.write_text(source.format("bn"))
+    namespace: dict[str, Any] = {}
+    exec(compile(file.read_text(), str(file), "exec"), namespace)
+    file.write_text(source.format("xy"))
+    model = settle(type("Edited", (Parts,), {"forward": namespace["forward"]})())
+    assert work(tilewright.accelerate(model), images(channels=4)) == []
+
+
+def test_arguments_keep_their_names() -> None:
+    class Keywords(Parts):
+        def forward(self, x: Tensor) -> Any:
+            return self.relu(input=self.bn(input=self.conv(input=x)))
+
+    model = settle(Keywords())
+    assert_equal(model, tilewright.accelerate(model), images(channels=4))
+    linear = nn.Linear(3, 3).eval()
+    torch.testing.assert_close(tilewright.accelerate(linear)(input=torch.ones(3)), linear(torch.ones(3)))

@@ -342,13 +342,13 @@ class Broken(nn.Module):
         return x
 
 
-def test_compiled_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_in_parts() -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     model = settle(nn.Sequential(*(Broken() for _ in range(4))))
     x = images()
     compiled = torch.compile(tilewright.accelerate(model), backend="eager")
-    assert_equal(model, compiled, x)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        assert_equal(model, compiled, x)
     torch._dynamo.reset()
 
 

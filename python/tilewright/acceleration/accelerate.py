@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from tilewright.acceleration import measure
-from tilewright.acceleration.chains import chains_of, in_training, may_follow, names_of, sites_of
+from tilewright.acceleration.chains import chains_of, in_training, may_follow, names_of, sites_of, unreadable
 from tilewright.acceleration.flow import child
 from tilewright.acceleration.fused import ACTIVATIONS, NORMS, Fused, activation_of
 from tilewright.acceleration.report import Entry, Report
@@ -63,6 +63,9 @@ def accelerate(
     Returns:
         The model, with ``model.tilewright_report``: what became of each layer and why. A model that was accelerated
         before is restored first.
+
+    What is packed and folded takes up to twice the memory of the weights again (``layer.packed_bytes()``,
+    ``tilewright.options(pack=False)``).
 
     Outputs differ from the original's by rounding only: sums run in another order, and what was folded or fused is
     rounded once where it was rounded several times.
@@ -208,6 +211,7 @@ def _describe(model: torch.nn.Module, report: Report) -> None:
     report.entries.clear()
     closed = read_past_forward(model)
     chains = chains_of(model)
+    report.notes += unreadable(model)
     for module, name in names_of(model).items():
         if not is_layer(module):
             continue

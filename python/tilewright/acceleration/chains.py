@@ -10,6 +10,7 @@ import torch
 from tilewright.acceleration.flow import SEQUENTIAL, Path, after_in_sequence, child, flow_of, functions_of
 from tilewright.acceleration.fused import NORMS, Fused, activation_of, willing
 from tilewright.acceleration.swap import oddity
+from tilewright.nn import PackedLayer
 
 
 def may_follow(layer: Fused, follower: Any) -> bool:
@@ -64,3 +65,15 @@ def names_of(model: torch.nn.Module) -> dict[torch.nn.Module, str]:
     for name, module in model.named_modules(remove_duplicate=False):
         found.setdefault(module, []).append(name)
     return {module: ", ".join(names) for module, names in found.items()}
+
+
+def unreadable(model: torch.nn.Module) -> list[str]:
+    """Sentences on the classes whose forward calls layers, but cannot be read."""
+    found = set()
+    for module in model.modules():
+        code = getattr(type(module).forward, "__code__", None)
+        calls_layers = any(isinstance(layer, PackedLayer) for layer in module.children())
+        if code is not None and calls_layers and not flow_of(code).readable:
+            name = type(module).__qualname__
+            found.add(f"{name}.forward could not be read: what follows its layers is unknown.")
+    return sorted(found)

@@ -37,7 +37,11 @@ Followed = tuple[Path, tuple[Path, ...]]
 SEQUENTIAL: CodeType = torch.nn.Sequential.forward.__code__
 _WRAPPED: CodeType = torch.nn.Module._wrapped_call_impl.__code__
 _CALL: CodeType = torch.nn.Module._call_impl.__code__
+_IN_ORDER = torch.nn.Sequential.__iter__
 _MOST_FOLLOWERS = 2
+
+_SEES_LOCALS = frozenset({"locals", "vars", "dir", "eval", "exec"})
+"""Functions by which code may hold on to the dictionary of its variables, which looking for the caller changes."""
 
 _TELLING = ("CALL", "LOAD_ATTR", "LOAD_METHOD", "LOAD_FAST", "STORE_FAST")
 
@@ -64,16 +68,19 @@ def caller_of(frame: FrameType | None) -> FrameType | None:
 class Flow:
     """What a function does with the results of its calls."""
 
-    __slots__ = ("calls", "code", "owner")
+    __slots__ = ("calls", "code", "owner", "readable")
 
     def __init__(self, code: CodeType) -> None:
         self.code = code  # kept, so that no other code comes to have its id
+        self.readable = code is SEQUENTIAL
         self.owner = code.co_varnames[0] if code.co_argcount else ""
         """The name of the function's first argument."""
         self.calls: dict[int, Followed] = {}
         """Instruction -> the callee, and who takes its result, for calls whose results somebody takes."""
-        if self.owner and code is not SEQUENTIAL:
-            found = dict(_read(code, self.owner))
+        if self.owner and code is not SEQUENTIAL and _SEES_LOCALS.isdisjoint(code.co_names):
+            function = _parsed(code)
+            self.readable = function is not None
+            found = {} if function is None else dict(_read(function, self.owner))
             for instruction in dis.get_instructions(code):
                 where = instruction.positions
                 if where is not None and "CALL" in instruction.opname:
@@ -125,6 +132,8 @@ def child(module: Any, path: Path) -> Any:
 
 def after_in_sequence(owner: Any, layer: Any) -> tuple[Path, ...]:
     """Who takes a layer's result in an `nn.Sequential`; nobody if the layer is in it more than once."""
+    if type(owner).__iter__ is not _IN_ORDER:
+        return ()
     modules = owner.__dict__["_modules"]
     members = list(modules.values())
     if members.count(layer) != 1:
@@ -138,10 +147,9 @@ def after_in_sequence(owner: Any, layer: Any) -> tuple[Path, ...]:
 _Place = tuple[int | None, int | None]
 
 
-def _read(code: CodeType, owner: str) -> Iterator[tuple[_Place, Followed]]:
+def _read(function: ast.FunctionDef, owner: str) -> Iterator[tuple[_Place, Followed]]:
     """Where each call ends that is followed by others: its callee and them."""
-    function = _parsed(code)
-    if function is None or _rebound(function, owner):
+    if _rebound(function, owner):
         return
     reader = _Reader(function, owner)
     for call, path in reader.calls.items():

@@ -33,11 +33,11 @@ from tilewright.nn.packed_layer import PackedLayer, frozen_for
 from tilewright.settings import current as _options
 
 _is_compiling = torch.compiler.is_compiling
-_compiled_around = torch._C._dynamo.eval_frame.get_eval_frame_callback
+compiled_around = torch._C._dynamo.eval_frame.get_eval_frame_callback
 """What compiles the functions that are called from here; None where nobody does. This layer may run as it is written,
 for whatever reason, while those that follow it are compiled, and a compiled module looks for no mark."""
 
-_get_frame = sys._getframe
+get_frame = sys._getframe
 _LOCALS_ARE_COPIES = sys.version_info < (3, 13)
 _hooks_of_all: tuple[Any, Any] = (
     torch_modules._global_forward_hooks,
@@ -79,15 +79,15 @@ def _is_done(module: Any, x: Any) -> bool:
 class BatchNorm2d(torch.nn.BatchNorm2d):
     """torch's, unless the convolution before has done its work."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x if _is_done(self, x) else _normalized(self, x, super().forward)
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _is_done(self, input) else _normalized(self, input, super().forward)
 
 
 class BatchNorm1d(torch.nn.BatchNorm1d):
     """torch's, unless the linear layer before has done its work."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x if _is_done(self, x) else _normalized(self, x, super().forward)
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _is_done(self, input) else _normalized(self, input, super().forward)
 
 
 def _normalized(norm: Any, x: Any, forward: Any) -> Any:
@@ -101,22 +101,22 @@ def _normalized(norm: Any, x: Any, forward: Any) -> Any:
 class ReLU(torch.nn.ReLU):
     """torch's, unless the layer before has done its work."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x if _is_done(self, x) else super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _is_done(self, input) else super().forward(input)
 
 
 class GELU(torch.nn.GELU):
     """torch's, unless the layer before has done its work."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x if _is_done(self, x) else super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _is_done(self, input) else super().forward(input)
 
 
 class SiLU(torch.nn.SiLU):
     """torch's, unless the layer before has done its work."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x if _is_done(self, x) else super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return input if _is_done(self, input) else super().forward(input)
 
 
 NORMS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
@@ -155,10 +155,13 @@ class Fused(PackedLayer):
     norm_dims: ClassVar[int]
     """Dimensions of the input where that BatchNorm's channels are the output's."""
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if residual is not None or not self._infers(x, None) or _compiled_around() is not None:
-            return super().forward(x, residual)
-        followers = self._followers(_get_frame(1))
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if residual is not None or not self._infers(input, None) or compiled_around() is not None:
+            return super().forward(input, residual)
+        return self._infer_for(input, self._followers(get_frame(1)))
+
+    def _infer_for(self, x: Tensor, followers: tuple[Any, ...]) -> Tensor:
+        """The call for those that take its result, with their work done where it can be."""
         if followers:
             y = self._fused(x, followers)
             if y is not None:

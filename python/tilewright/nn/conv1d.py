@@ -53,6 +53,9 @@ class Conv1D(PackedLayer):
         self.bias = Parameter(torch.zeros(nf, device=device, dtype=dtype))
         torch.nn.init.normal_(self.weight, std=0.02)
 
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return super().forward(x, residual)
+
     def extra_repr(self) -> str:
         return f"nf={self.nf}, nx={self.nx}{super().extra_repr()}"
 

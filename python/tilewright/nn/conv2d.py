@@ -44,8 +44,8 @@ class Conv2d(PackedLayer, torch.nn.Conv2d):
         activation: ``"none"``, ``"relu"``, ``"gelu"`` (erf), ``"gelu_tanh"`` or ``"silu"``; may be set later too.
 
     Shapes:
-        ``layer(x, residual=None)``: x (N, C, H, W) or (C, H, W); residual broadcasts to y (N, K, P, Q) or (K, P, Q),
-        and is added before the activation.
+        ``layer(input, residual=None)``: input x (N, C, H, W) or (C, H, W); residual broadcasts to y (N, K, P, Q) or
+        (K, P, Q), and is added before the activation.
 
     Raises:
         ArgumentError: unknown activation. Calls raise the errors of `tilewright.conv2d`.
@@ -110,8 +110,8 @@ class Conv2d(PackedLayer, torch.nn.Conv2d):
         layer.weight, layer.bias = module.weight, module.bias
         return layer.train(module.training)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return super().forward(x if self.padding_mode == "zeros" else self._padded(x), residual)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        return super().forward(input if self.padding_mode == "zeros" else self._padded(input), residual)
 
     def problem(self, x: Tensor, residual: Tensor | None = None) -> tuple[str, Any]:
         return super().problem(x if self.padding_mode == "zeros" else self._padded(x), residual)

@@ -25,8 +25,8 @@ class Linear(PackedLayer, torch.nn.Linear):
         activation: ``"none"``, ``"relu"``, ``"gelu"`` (erf), ``"gelu_tanh"`` or ``"silu"``; may be set later too.
 
     Shapes:
-        ``layer(x, residual=None)``: x (..., in_features), residual broadcasts to (..., out_features) and is added
-        before the activation, y (..., out_features).
+        ``layer(input, residual=None)``: input x (..., in_features), residual broadcasts to (..., out_features) and is
+        added before the activation, y (..., out_features).
 
     Raises:
         ArgumentError: unknown activation. Calls raise the errors of `tilewright.linear`.

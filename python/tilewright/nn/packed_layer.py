@@ -103,11 +103,11 @@ class PackedLayer(torch.nn.Module):
 
     # --- the call --------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The operation on x and the layer's parameters; `residual` is added before the activation."""
-        if not self._infers(x, residual):
-            return self._operate(x, residual)
-        return self._infer(x, residual, self.__dict__["_activation"])
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The operation on the input and the layer's parameters; `residual` is added before the activation."""
+        if not self._infers(input, residual):
+            return self._operate(input, residual)
+        return self._infer(input, residual, self.__dict__["_activation"])
 
     def _infer(self, x: Tensor, residual: Tensor | None, activation: str) -> Tensor:
         """The call where `_infers`: on the packed weight, if there is one to be used."""
