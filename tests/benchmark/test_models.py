@@ -115,6 +115,13 @@ def test_tf32_is_judged_by_its_own_bound() -> None:
         y = given.call(given.model, given.inputs[0]) * (1 + 2.0**-12)
         assert not given.judge("ieee").error(y)[1]
         assert given.judge("tf32").error(y)[1]
+    found = run(made_small(LISTS["resnet18"][:1]), replace(SETTINGS, contenders=(EAGER, ACCELERATED_TF32)))
+    (result,) = found.shapes
+    # Of Winograd's algorithm, which may beat the peak.
+    assert {entry.contender: entry.flops_tell for entry in result.entries} == {
+        EAGER: True,
+        ACCELERATED_TF32: False,
+    }
 
 
 def test_inputs_and_weights_stay_packable() -> None:

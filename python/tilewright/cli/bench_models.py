@@ -40,7 +40,7 @@ def bench_models(
     budget_s: Annotated[
         float, typer.Option("--budget-s", min=0.0, help="Seconds of rounds per contender and model.")
     ] = 3.0,
-    compile_budget_s: arguments.CompileBudgetOption = 3600.0,
+    compile_budget_s: arguments.CompileBudgetOption = 14400.0,
     max_autotune: Annotated[
         bool, typer.Option("--max-autotune", help="torch.compile in that mode, too.")
     ] = False,

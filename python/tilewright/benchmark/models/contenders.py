@@ -129,14 +129,11 @@ class _Accelerated:
     def __init__(self, subject: ModelSubject) -> None:
         self._subject = subject
         with torch.inference_mode(False), torch.no_grad():
-            inputs = subject.inputs[0]
             if subject.settings.tune_budget_s is not None:
-                model = tilewright.accelerate(subject.model)
-                _tune(subject, lambda: model(*inputs))
+                _tune_accelerated(subject, subject.model)
                 if subject.images:
-                    last = tilewright.accelerate(_in_channels_last(subject.model))
-                    _tune(subject, lambda: last(*inputs))
-            self._model = tilewright.accelerate(subject.model, inputs)
+                    _tune_accelerated(subject, _in_channels_last(subject.model))
+            self._model = tilewright.accelerate(subject.model, subject.inputs[0])
 
     def __call__(self, index: int) -> Tensor:
         return self._subject.call(self._model, self._subject.inputs[index])
@@ -145,6 +142,11 @@ class _Accelerated:
     def detail(self) -> str:
         report: Any = self._model.tilewright_report
         return str(report.summary())
+
+
+def _tune_accelerated(subject: ModelSubject, model: nn.Module) -> None:
+    fast = tilewright.accelerate(model)
+    _tune(subject, lambda: fast(*subject.inputs[0]))
 
 
 def _tune(subject: ModelSubject, call: Callable[[], Any]) -> None:
@@ -234,7 +236,8 @@ def lineup(
                     run = BUILDERS[name](subject)
                 found.contenders.append(Contender(name, run, scope))
                 found.precisions[name] = precision
-                found.details[name] = getattr(run, "detail", "")
+                detail = getattr(run, "detail", "")
+                found.details[name] = f"tf32: {detail}" if precision == "tf32" else detail
             except Exception as error:
                 found.absent[name] = f"{type(error).__name__}: {first_line(error)}"
     return found
