@@ -231,3 +231,4 @@ def test_theirs_and_ours_are_all_of_the_contenders() -> None:
     names = suite("models")
     assert set(names.torch) | set(names.summed) == set(BUILDERS)
     assert not set(names.torch) & set(names.summed)
+    assert not any("," in name for name in BUILDERS), "--contenders separates them by commas"

@@ -38,7 +38,7 @@ EAGER, EAGER_LAST = "torch eager", "torch eager channels_last"
 FROZEN, AUTOTUNED = "torch.compile freezing", "torch.compile max-autotune"
 RUNTIME = "ONNX Runtime"
 ACCELERATED = f"{OURS} accelerate"
-ACCELERATED_TF32 = f"{ACCELERATED}, tf32"
+ACCELERATED_TF32 = f"{ACCELERATED} tf32"
 """The same where ``options(precision="tf32")`` admits Winograd's convolution."""
 
 BACKEND, BACKEND_FROZEN = f"{OURS} compile", f"{OURS} compile freeze"
