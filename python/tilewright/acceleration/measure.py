@@ -103,8 +103,9 @@ def call_of(example_inputs: Any) -> Call:
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Random numbers and buffers are afterwards what they were."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {tensor.device for tensor in (*model.parameters(), *(buffer for buffer, _ in buffers))}
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
             yield
     finally:
         with torch.no_grad():
