@@ -35,3 +35,17 @@ def test_models(name: str, freeze: bool) -> None:
     report = tilewright.compiler.report()
     assert len(report.fused) == products
     assert report.left == []
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_autocast_of_a_model_with_batch_norms(freeze: bool) -> None:
+    arguments, sizes, products = _SMALL["resnet18"]
+    model = models.resnet18(**arguments).eval()
+    inputs = models.example_inputs("resnet18", 2, **sizes)
+    run = compiled(model, freeze=freeze)
+    exact = wide(model)(*wide(inputs))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert_as_good(run(*inputs), model(*inputs), exact)
+    report = tilewright.compiler.report()
+    assert len(report.fused) == products
+    assert any("add + relu" in " + ".join(each.nodes) for each in report.fused)
