@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from tilewright.acceleration import measure
 from tilewright.acceleration.chains import chains_of, in_training, may_follow, names_of, sites_of, unreadable
 from tilewright.acceleration.flow import child
 from tilewright.acceleration.fused import ACTIVATIONS, NORMS, Fused, activation_of
@@ -78,6 +77,8 @@ def accelerate(
             `example_inputs` of another type; with them, the outputs differ (the model is then as it was).
     """
     _check(model, example_inputs, tune)
+    from tilewright.acceleration import measure  # not needed to import the package
+
     call = None if example_inputs is None else measure.call_of(example_inputs)
     # Copied in inference mode, parameters would be tensors whose writes torch does not count: no weight is packed then.
     with torch.inference_mode(False):
@@ -121,6 +122,8 @@ def _accelerated(model: Model, call: Any, inplace: bool, tune: bool) -> Model:
         training = _swap_layers(model)
         _describe(model, report)
     else:
+        from tilewright.acceleration import measure
+
         before = measure.run(model, call)
         try:
             training = _swap_layers(model)
