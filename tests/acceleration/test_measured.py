@@ -230,3 +230,17 @@ def test_tuning_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.problem.activation == "relu"
     assert torch.equal(torch.get_rng_state(), state)
     assert_equal(model, accelerated, x)
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["unmeasured", "measured"])
+def test_accelerated_in_inference_mode(measured: bool, race: list[float], work: Spy) -> None:
+    model = settle(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with torch.inference_mode():
+        x = images()
+        accelerated: Any = tilewright.accelerate(model, x if measured else None)
+        assert work(accelerated, x) == ["Conv2d+BatchNorm2d"]
+    assert not accelerated[1].weight.is_inference()
+    assert_equal(model, accelerated, images())
+    with torch.inference_mode():
+        tilewright.restore(accelerated)
+    assert not accelerated[1].weight.is_inference()

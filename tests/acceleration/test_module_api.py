@@ -143,8 +143,9 @@ def test_it_trains_as_the_model_does(model: Any, accelerated: Any) -> None:
 
 def test_training_mode_is_refused_for_folding(work: Spy) -> None:
     model, x = settle(Net()).train(), images(4)
-    with pytest.warns(UserWarning, match="6 BatchNorm modules are in training mode"):
+    with pytest.warns(UserWarning, match="6 BatchNorm modules are in training mode") as warned:
         accelerated: Any = tilewright.accelerate(model)
+    assert warned[0].filename == __file__
     assert not any("BatchNorm" in entry.before for entry in accelerated.tilewright_report.entries)
     assert_trains_alike(model, accelerated, x)
     accelerated.eval()

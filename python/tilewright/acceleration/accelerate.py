@@ -201,7 +201,7 @@ def _warn_of_training(norms: set[torch.nn.Module]) -> None:
             f"accelerate: {len(norms)} BatchNorm modules are in training mode, where folding them would be wrong; "
             "they are left as they are; for inference call model.eval() first",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

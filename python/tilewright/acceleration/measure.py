@@ -44,7 +44,10 @@ class Call:
     keywords: dict[str, Any]
 
     def __call__(self, model: torch.nn.Module) -> Any:
-        with torch.no_grad():
+        given = pytree.tree_leaves((self.args, self.keywords))
+        # Such tensors may be written to in inference mode only, as a model may do.
+        inference = any(isinstance(leaf, Tensor) and leaf.is_inference() for leaf in given)
+        with torch.inference_mode() if inference else torch.no_grad():
             return model(*self.args, **self.keywords)
 
 
