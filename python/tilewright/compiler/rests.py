@@ -21,7 +21,7 @@ from tilewright.compiler.fusion import Fused, fuse
 from tilewright.compiler.graphs import Builder, fake_mode_of, outputs, placeholders
 from tilewright.compiler.history import GraphReport
 from tilewright.compiler.options import CompilerOptions
-from tilewright.ops.library import _AUTOGRAD, _is_excluded, _set_excluded
+from tilewright.ops.library import AUTOGRAD, is_excluded, set_excluded
 
 _numbers = itertools.count()
 
@@ -88,13 +88,13 @@ def _below_autograd(run: Callable[[list[Any]], Any]) -> Callable[[list[Any]], An
     """`run` without autograd's part of each operation's way: AOTAutograd has seen to gradients."""
 
     def boxed(inputs: list[Any]) -> Any:
-        if _is_excluded(_AUTOGRAD):
+        if is_excluded(AUTOGRAD):
             return run(inputs)
-        _set_excluded(_AUTOGRAD, True)
+        set_excluded(AUTOGRAD, True)
         try:
             return run(inputs)
         finally:
-            _set_excluded(_AUTOGRAD, False)
+            set_excluded(AUTOGRAD, False)
 
     boxed._boxed_call = True  # type: ignore[attr-defined]
     return boxed

@@ -33,9 +33,9 @@ _function_modes = torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _after_autograd = torch._C._after_autograd_keyset
-_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
-_set_excluded = torch._C._dispatch_tls_set_dispatch_key_excluded
-_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
+is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+set_excluded = torch._C._dispatch_tls_set_dispatch_key_excluded
+AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 
 
 def transforms_active() -> bool:
@@ -173,14 +173,14 @@ class Operation(Generic[Given]):
         if _is_compiling():
             return self.overload(*args)
         # In inference mode, and inside another operation's kernel, the autograd key is excluded already.
-        if gradients or _is_excluded(_AUTOGRAD):
+        if gradients or is_excluded(AUTOGRAD):
             return self._direct(*args)
         # Past the autograd key, which alone costs 3 µs. By hand: torch's guard (_below_autograd) takes 0.35 µs more.
-        _set_excluded(_AUTOGRAD, True)
+        set_excluded(AUTOGRAD, True)
         try:
             return self._direct(*args)
         finally:
-            _set_excluded(_AUTOGRAD, False)
+            set_excluded(AUTOGRAD, False)
 
     def decompose(self, given: Given) -> Any:
         """The decomposition in place of the operation: same checks, same autocast."""
