@@ -50,6 +50,25 @@ class Returned(Parts):
         return x + self.bn(h)
 
 
+class Decorated(Parts):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Any:
+        x = self.bn(self.
+            conv(x))  # fmt: skip
+        return self.relu(x)
+
+
+class WithFunctions(Parts):
+    def forward(self, x: Tensor) -> Any:
+        x = torch.flatten(self.relu(self.conv(copy.copy(x))), 2).view(x.shape)
+        return nn.functional.pad(self.bn(self.conv(x)), (1, 1))
+
+
+class Inherited(Decorated):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)
+
+
 class InBranches(Parts):
     def forward(self, x: Tensor) -> Any:
         if self.flag:
@@ -163,6 +182,9 @@ SOURCES: list[tuple[type[Parts], list[str]]] = [
     (Nested, ["Conv2d+BatchNorm2d+ReLU", "Conv2d+GELU"]),
     (Named, ["Conv2d+BatchNorm2d+ReLU"]),
     (Returned, ["Conv2d+BatchNorm2d"]),
+    (Decorated, ["Conv2d+BatchNorm2d+ReLU"]),
+    (WithFunctions, ["Conv2d+ReLU", "Conv2d+BatchNorm2d"]),
+    (Inherited, ["Conv2d+BatchNorm2d+ReLU"]),
     (InBranches, ["Conv2d+ReLU"]),
     (ReadTwice, []),
     (ReadLater, []),
@@ -185,6 +207,7 @@ SOURCES: list[tuple[type[Parts], list[str]]] = [
 def test_source_says_what_follows(kind: type[Parts], expected: list[str], work: Spy) -> None:
     model, x = settle(kind()), images(channels=4)
     accelerated: Any = tilewright.accelerate(model)
+    assert bool(accelerated.tilewright_report.notes) is (kind is WithLocals)
     assert work(accelerated, x) == expected
     assert_equal(model, accelerated, x)
     model.flag = accelerated.flag = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -71,7 +72,7 @@ def unreadable(model: torch.nn.Module) -> list[str]:
     """Sentences on the classes whose forward calls layers, but cannot be read."""
     found = set()
     for module in model.modules():
-        code = getattr(type(module).forward, "__code__", None)
+        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
         calls_layers = any(isinstance(layer, PackedLayer) for layer in module.children())
         if code is not None and calls_layers and not flow_of(code).readable:
             name = type(module).__qualname__

@@ -193,7 +193,8 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 def _outline(code: CodeType) -> list[tuple[Any, ...]]:
     """What is called, read and written where."""
     return [
-        (instruction.opname, instruction.argval, instruction.positions)
+        # Python 3.11 loads methods of modules that the file imports, and no others, as attributes.
+        (instruction.opname.replace("METHOD", "ATTR"), instruction.argval, instruction.positions)
         for instruction in dis.get_instructions(code)
         if instruction.opname.startswith(_TELLING)
     ]
