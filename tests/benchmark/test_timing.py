@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tilewright.benchmark import timing
 from tilewright.benchmark.timing import Contender, Timing, WallClock, geomean, quantile, race
 
 
@@ -59,6 +60,23 @@ def test_times_are_per_call_and_medians() -> None:
     # Many short calls share one stretch; the time is still that of one.
     assert outcome.timings["fast"].p50 == pytest.approx(1e-5)
     assert machine.ran.count("fast") > 100
+
+
+def test_each_contender_starts_rested_and_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: machine.ran.append(f"rested {seconds}"))
+    outcome = race(
+        [machine.contender("one", 1e-3), machine.contender("other", 2e-3)],
+        clock=machine.clock(),
+        probe=lambda: 1.0,
+        rounds=(5, 5),
+        rest_s=0.02,
+    )
+    assert outcome.timings["one"].p50 == pytest.approx(1e-3)
+    last = machine.ran[-6:]
+    assert last[:3] in (["rested 0.02", "one", "one"], ["rested 0.02", "other", "other"])
+    assert last[3] == "rested 0.02"
+    assert len(set(last)) == 3
 
 
 def test_rounds_in_which_the_pace_fell_are_repeated() -> None:

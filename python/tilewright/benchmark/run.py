@@ -114,6 +114,7 @@ def _measured(
         sets=operands.sets,
         budget_s=settings.budget_s,
         rounds=settings.rounds,
+        rest_s=benchmark.rest_s,
     )
     entries = []
     for name, timing in outcome.timings.items():

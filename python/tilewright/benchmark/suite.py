@@ -39,6 +39,9 @@ class Suite(Generic[S]):
     rivals: str = "best of torch"
     """What that best is called."""
 
+    rest_s: float = 0.0
+    """Seconds between contenders, for threads to stop spinning, where not all of them use the same ones."""
+
     eager: Callable[[Settings], tuple[str, ...]]
     """What torch users write today: the faster of these is the baseline."""
 

@@ -104,6 +104,7 @@ def race(
     budget_s: float = 1.0,
     rounds: tuple[int, int] = (5, 50),
     stretch_s: float = 5e-4,
+    rest_s: float = 0.0,
 ) -> Race:
     """Times every contender.
 
@@ -115,8 +116,11 @@ def race(
         budget_s: rounds go on until this much time is spent, within the bounds of `rounds`.
         rounds: the fewest and the most rounds that count.
         stretch_s: the least length of one timed stretch; short calls are repeated to fill it.
+        rest_s: how long nothing runs before each stretch, and then one call that is not timed. Threads that wait for
+            work spin, 5 ms of libgomp's on an AMD EPYC (Zen 5): a contender with threads of its own (ONNX Runtime) would
+            share the cores with those of the one before it.
     """
-    runners, failures = _calibrated(contenders, clock, sets, stretch_s)
+    runners, failures = _calibrated(contenders, clock, sets, stretch_s, rest_s)
     samples: dict[str, list[float]] = {runner.contender.name: [] for runner in runners}
     fewest, most = rounds
     best_pace = max(probe() for _ in range(3))
@@ -148,10 +152,11 @@ def race(
 class _Runner:
     """A contender, how many calls fill a stretch, and how many samples are worth taking."""
 
-    def __init__(self, contender: Contender, indices: Iterator[int], calls: int) -> None:
+    def __init__(self, contender: Contender, indices: Iterator[int], rest_s: float) -> None:
         self.contender = contender
         self.indices = indices
-        self.calls = calls
+        self.rest_s = rest_s
+        self.calls = 1
         self.most = 1 << 30
 
     def sample(self, clock: Clock) -> float:
@@ -162,21 +167,23 @@ class _Runner:
             for index in order:
                 run(index)
 
+        if self.rest_s:
+            time.sleep(self.rest_s)
         with self.contender.scope():
-            if self.calls > 1:
+            if self.calls > 1 or self.rest_s:
                 run(next(self.indices))  # wakes the threads that this contender uses
             return clock.time(stretch) / (self.calls * self.contender.calls_per_run)
 
 
 def _calibrated(
-    contenders: Sequence[Contender], clock: Clock, sets: int, stretch_s: float
+    contenders: Sequence[Contender], clock: Clock, sets: int, stretch_s: float, rest_s: float
 ) -> tuple[list[_Runner], dict[str, str]]:
     """Warms every contender up and finds out how many calls fill a stretch."""
     runners: list[_Runner] = []
     failures: dict[str, str] = {}
     firsts: list[float] = []
     for contender in contenders:
-        runner = _Runner(contender, _cycle(sets), 1)
+        runner = _Runner(contender, _cycle(sets), rest_s)
         try:
             with contender.scope():
                 began = time.perf_counter()

@@ -28,5 +28,6 @@ SUITE: Suite[ModelShape] = Suite(
     rivals="best of eager, torch.compile, ONNX Runtime",
     eager=lambda settings: (EAGER, EAGER_LAST),
     baseline=lambda settings: "eager's better format",
+    rest_s=0.02,
     summed=(ACCELERATED, ACCELERATED_TF32, BACKEND, BACKEND_FROZEN),
 )
