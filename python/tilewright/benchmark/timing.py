@@ -117,8 +117,8 @@ def race(
         rounds: the fewest and the most rounds that count.
         stretch_s: the least length of one timed stretch; short calls are repeated to fill it.
         rest_s: how long nothing runs before each stretch, and then one call that is not timed. Threads that wait for
-            work spin, 5 ms of libgomp's on an AMD EPYC (Zen 5): a contender with threads of its own (ONNX Runtime) would
-            share the cores with those of the one before it.
+            work spin, libgomp's for 5 ms on an AMD EPYC (Zen 5): a contender with threads of its own (ONNX Runtime)
+            would share the cores with those of the one before it.
     """
     runners, failures = _calibrated(contenders, clock, sets, stretch_s, rest_s)
     samples: dict[str, list[float]] = {runner.contender.name: [] for runner in runners}
