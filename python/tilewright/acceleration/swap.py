@@ -148,7 +148,7 @@ def lay_out(model: torch.nn.Module) -> None:
             if last.stride() != weight.stride():
                 module.__dict__[_STRIDES] = weight.stride(), last.stride()
                 weight.data = last
-            module.__dict__["_packing"].drop("the weight was laid out anew")
+            _repack(module)
 
 
 def lay_back(model: torch.nn.Module) -> None:
@@ -157,7 +157,13 @@ def lay_back(model: torch.nn.Module) -> None:
         strides = module.__dict__.pop(_STRIDES, None)
         if strides is not None:
             _with_strides(module.__dict__["_parameters"]["weight"], *strides)
-            module.__dict__["_packing"].drop("the weight was laid out anew")
+            _repack(module)
+
+
+def _repack(layer: Any) -> None:
+    """Has the next call pack the weight: that it was laid out anew says nothing of how often it changes."""
+    layer.__dict__["_packing"].drop("the weight was laid out anew")
+    layer.__dict__["_packing"].restless = 0
 
 
 def _with_strides(weight: Any, strides: tuple[int, ...], ours: tuple[int, ...]) -> None:
