@@ -54,7 +54,7 @@ def bench_models(
     torch.compile (with Inductor's freezing too) and ONNX Runtime on as many threads. "tilewright accelerate" keeps
     what is faster for these inputs; "tilewright compile" is torch.compile's backend. "of peak" is the share of the
     multiply-adds that the machine's registers could do, probed in this run. Runs interleaved in one process; every
-    result is compared with float64. Exits with 1 if one of tilewright's errs more than 8 times as much as eager torch.
+    result is compared with float64. Exits with 1 if one of tilewright's errs more than twice as much as eager torch.
     """
     files = Files(json, csv, plot, plot_models)
     files.check()
