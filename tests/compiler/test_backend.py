@@ -32,8 +32,7 @@ _ARGS = torch.randn(4, 6), torch.randn(5, 6)
 
 
 def test_torch_finds_it_without_an_import() -> None:
-    if "tilewright" not in entry_points(group="torch_dynamo_backends").names:
-        pytest.skip("tilewright was installed before it had this entry point: install it anew")
+    assert "tilewright" in entry_points(group="torch_dynamo_backends").names, "install tilewright anew"
     program = (
         "import sys, torch\n"
         "assert 'tilewright' in torch._dynamo.list_backends()\n"

@@ -183,3 +183,13 @@ def test_any_shape_and_stride(
         y = tilewright.matmul(a, b, activation=activation)
     problem = matmul_problem(a, b, activation=activation)
     assert oracle(problem, (a, b, None, None))((y,)) is None
+
+
+def test_importing_imports_no_kernels_and_no_search() -> None:
+    program = (
+        "import sys, tilewright\n"
+        "heavy = ('.cpu', '.triton', '.aten', '.search', '.costs')\n"
+        "print([name for name in sys.modules if name.startswith('tilewright.') and name.endswith(heavy)])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -4,12 +4,19 @@
 function meets; ``device`` describes where they run and ``measure`` probes it.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tilewright.tuner import device, recorder
 from tilewright.tuner.probe import measure
 from tilewright.tuner.recorder import recording
-from tilewright.tuner.search import TuneResult
 from tilewright.tuner.select import Candidate, Choice, candidates, select
-from tilewright.tuner.tune import TuneReport, tune_problems
+
+if TYPE_CHECKING:
+    from tilewright.tuner.search import TuneResult
+    from tilewright.tuner.tune import TuneReport, tune_problems
 
 __all__ = [
     "Candidate",
@@ -24,3 +31,14 @@ __all__ = [
     "select",
     "tune_problems",
 ]
+
+# The search is imported when somebody tunes.
+_LATER = {"TuneResult": "search", "TuneReport": "tune", "tune_problems": "tune"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    globals()[name] = found
+    return found

@@ -1,21 +1,23 @@
 """How long a config should take, from the device's rates and the problem's sizes alone.
 
-Pure functions: nothing is measured, imported or remembered. The model ranks candidates before they are timed,
+Pure functions: nothing is measured or remembered. The model ranks candidates before they are timed,
 and decides alone where nothing was tuned; there, one of our kernels is taken only if it is predicted to be
 faster than the vendor's by `MARGIN`.
 
 Every model is a roofline with the losses that tile sizes cause: padding of ragged edges, the last wave of
 tiles that fills only part of the device, operands that are read again for every tile, and what splitting K
-adds. Constants are named and say where they come from. ``costs/`` has a file for each operation.
+adds. Constants are named and say where they come from. ``costs/`` has a file for each operation, which is imported with
+the first problem of its kind: importing tilewright imports no kernels.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from tilewright.kernels.interface import DeviceSpec
-from tilewright.tuner.costs import conv2d, matmul
 
 MARGIN = 1.1
 """How many times faster than the vendor's code ours must be predicted before it runs untuned."""
@@ -28,8 +30,9 @@ Model = Callable[[Any, Any, DeviceSpec], float]
 
 def expected_seconds(operation: str, backend: str, config: Any, problem: Any, device: DeviceSpec) -> float:
     """The predicted time of one call: positive, finite, and the same for the same arguments."""
-    model = _MODELS.get((operation, backend, device.kind)) or _DEFAULTS.get(backend, _roofline)
-    seconds: float = max(model(config, problem, device), device.launch_seconds, 1e-9)
+    seconds: float = max(
+        _model(operation, backend, device.kind)(config, problem, device), device.launch_seconds, 1e-9
+    )
     return seconds
 
 
@@ -49,14 +52,22 @@ def _interpreted(config: Any, problem: Any, device: DeviceSpec) -> float:
     return 10 * _reference(config, problem, device) + 0.1
 
 
-_MODELS: dict[tuple[str, str, str], Model] = {
-    ("matmul", "cpu", "cpu"): matmul.cpu,
-    ("matmul", "aten", "cpu"): matmul.cpu_vendor,
-    ("matmul", "triton", "cuda"): matmul.triton,
-    ("matmul", "aten", "cuda"): matmul.gpu_vendor,
-    ("conv2d", "cpu", "cpu"): conv2d.cpu,
-    ("conv2d", "aten", "cpu"): conv2d.cpu_vendor,
-    ("conv2d", "triton", "cuda"): conv2d.triton,
-    ("conv2d", "aten", "cuda"): conv2d.gpu_vendor,
+_OPERATIONS = ("matmul", "conv2d")
+_MODELS = {
+    ("cpu", "cpu"): "cpu",
+    ("aten", "cpu"): "cpu_vendor",
+    ("triton", "cuda"): "triton",
+    ("aten", "cuda"): "gpu_vendor",
 }
+"""Backend, kind of device -> the function in ``costs/<operation>.py``."""
+
 _DEFAULTS: dict[str, Model] = {UNTUNED_LAST_RESORT: _reference, "triton": _interpreted}
+
+
+@cache
+def _model(operation: str, backend: str, kind: str) -> Model:
+    name = _MODELS.get((backend, kind))
+    if name is None or operation not in _OPERATIONS:
+        return _DEFAULTS.get(backend, _roofline)
+    model: Model = getattr(importlib.import_module(f"tilewright.tuner.costs.{operation}"), name)
+    return model
