@@ -1,0 +1,5 @@
+// Everything that C++ cannot say: the only headers with inline PTX. Each has a twin of the same name under
+// emulator/ptx/, with the same functions, that g++ compiles in its place.
+#pragma once
+
+#include "cuda/ptx/sync.cuh"

@@ -1,0 +1,34 @@
+// Starts a kernel under the emulator; included by cuda/launch.cuh only.
+#pragma once
+
+#include <tuple>
+#include <utility>
+
+#include "emulator/platform.h"
+
+namespace tilewright::emulator {
+
+// Runs `call(context)` once per thread of the grid, and returns when all have ended.
+void run_grid(const cuda::LaunchShape& shape, void (*call)(void*), void* context);
+
+}  // namespace tilewright::emulator
+
+namespace tilewright::cuda {
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream, Arguments&&... arguments) {
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<Parameters...> parameters;  // every thread gets a copy of its own, as on a device
+  };
+  Call call{kernel, {static_cast<Parameters>(std::forward<Arguments>(arguments))...}};
+  emulator::run_grid(
+      shape,
+      [](void* context) {
+        Call& here = *static_cast<Call*>(context);
+        std::apply(here.kernel, here.parameters);
+      },
+      &call);
+}
+
+}  // namespace tilewright::cuda
