@@ -165,6 +165,12 @@ inline bool finish_in_one_pass(const float* z, int64_t ldz, int rows, int64_t co
       finish_rows<float>(z, ldz, rows, cols, e);
       return true;
     case Dtype::bf16:
+#if defined(__AVX512F__)
+      if (e.bf16_units) {
+        finish_rows<bf16_by_unit>(z, ldz, rows, cols, e);
+        return true;
+      }
+#endif
       finish_rows<bf16>(z, ldz, rows, cols, e);
       return true;
     case Dtype::f16:

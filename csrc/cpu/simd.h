@@ -162,6 +162,18 @@ TW_INLINE vh narrow(vf v, bf16) {
   return __builtin_convertvector(v == v ? rounded : quiet, vh);
 }
 
+#if defined(__AVX512F__)
+// bf16 that is rounded by the processor, in one instruction where the integer way takes nine. Subnormals count
+// as zero, as in the products of such processors. For processors with AVX512-BF16 only.
+struct bf16_by_unit : bf16 {};
+
+TW_INLINE vh narrow(vf v, bf16_by_unit) {
+  __m256i half;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v));  // see Bf16PairStep for why this is assembly
+  return (vh)half;
+}
+#endif
+
 TW_INLINE vh narrow(vf v, f16) {
 #if defined(__AVX512F__)
   return (vh)_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -196,13 +208,9 @@ TW_INLINE vf load(const f16* p) {
   return widen(h, f16{});
 }
 
-TW_INLINE void store(bf16* p, vf v) {
-  const vh h = narrow(v, bf16{});
-  __builtin_memcpy(p, &h, sizeof h);
-}
-
-TW_INLINE void store(f16* p, vf v) {
-  const vh h = narrow(v, f16{});
+template <class Half>
+TW_INLINE void store(Half* p, vf v) {
+  const vh h = narrow(v, Half{});
   __builtin_memcpy(p, &h, sizeof h);
 }
 

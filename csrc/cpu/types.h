@@ -36,6 +36,7 @@ struct Epilogue {
   void* preact;  // null, or where z + bias + residual goes, laid out like out
   int64_t out_row;
   Dtype out_dtype;
+  bool bf16_units;  // the processor multiplies in bf16 (Compute::bf16), so that it can round to it as well
 };
 
 }  // namespace tilewright

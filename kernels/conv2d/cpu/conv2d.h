@@ -30,6 +30,7 @@ struct Conv2dGeometry {
   Dtype dtype;  // of x, w and y
   Activation activation;
   bool has_bias, has_residual, keep_preact;
+  bool bf16_units;  // as in Epilogue
   int64_t bias_stride;
   Dtype bias_dtype, residual_dtype;
   // The config; see CpuConfig in config.py.

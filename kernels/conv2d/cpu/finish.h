@@ -20,6 +20,7 @@ inline Epilogue epilogue_at(const Conv2dGeometry& g, const Conv2dPointers& p, co
   Epilogue e{};
   e.activation = g.activation;
   e.out_dtype = g.dtype;
+  e.bf16_units = g.bf16_units;
   const int64_t at = strip.image * g.y_n + strip.row * g.y_h + strip.col * g.y_w + channel * g.y_k;
   e.out = advance(p.y, at, g.dtype);
   if (g.keep_preact) e.preact = advance(p.preact, at, g.dtype);

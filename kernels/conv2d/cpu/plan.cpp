@@ -137,6 +137,7 @@ Conv2dPlan::Conv2dPlan(const Conv2dRequest& r) {
 
   kernel_ = &find_kernel(runnable_isa(r.isa), r);
   check_compute(g.dtype, kernel_->compute);
+  g.bf16_units = kernel_->compute == Compute::bf16;
   if (empty()) return;  // nothing to compute; kernels need not know such cases
   const char* refusal = kernel_->refuses(g);
   require(refusal == nullptr, refusal == nullptr ? "" : refusal);

@@ -111,6 +111,7 @@ MatmulPlan::MatmulPlan(const MatmulRequest& r) {
 
   kernel_ = &find_kernel(runnable_isa(r.isa), r);
   check_compute(g.dtype, kernel_->compute);
+  g.epilogue.bf16_units = kernel_->compute == Compute::bf16;
   require(g.pack_b != PackB::frozen || kernel_->pack != nullptr, r.algorithm + " takes no frozen B");
   if (count == 0 || r.m == 0 || r.n == 0) return;  // nothing to compute; kernels need not know such cases
   if (r.algorithm == "gemv") {
