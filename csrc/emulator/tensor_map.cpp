@@ -206,10 +206,9 @@ TensorMap tiled_map(DataType type, int rank, const void* base, const uint64_t* s
   return emulator::encoded(map);
 }
 
-TensorMap im2col_map(DataType type, const void* base, const uint64_t (&sizes)[4],
-                     const uint64_t (&stride_bytes)[3], const int (&lower_corner)[2],
-                     const int (&upper_corner)[2], uint32_t channels_per_pixel, uint32_t pixels_per_column,
-                     const uint32_t (&traversal_stride)[4], Swizzle swizzle) {
+TensorMap im2col_map(DataType type, const void* base, const uint64_t* sizes, const uint64_t* stride_bytes,
+                     const int* lower_corner, const int* upper_corner, uint32_t channels_per_pixel,
+                     uint32_t pixels_per_column, const uint32_t* traversal_stride, Swizzle swizzle) {
   constexpr char kOperation[] = "im2col_map";
   emulator::MapDescription map = emulator::common(kOperation, type, 4, base, sizes, stride_bytes, swizzle);
   map.is_im2col = 1;
