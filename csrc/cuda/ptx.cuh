@@ -2,4 +2,6 @@
 // emulator/ptx/, with the same functions, that g++ compiles in its place.
 #pragma once
 
+#include "cuda/ptx/copy.cuh"
+#include "cuda/ptx/mma.cuh"
 #include "cuda/ptx/sync.cuh"
