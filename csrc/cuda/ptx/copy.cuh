@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/platform.cuh"
+#include "cuda/ptx/address.cuh"
 
 #if TILEWRIGHT_EMULATED
 
@@ -10,11 +11,6 @@
 #else
 
 namespace tilewright::ptx {
-
-// The address of shared memory as PTX takes it.
-TILEWRIGHT_DEVICE uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
 
 // Copies `valid_bytes` of the `bytes` (4, 8 or 16, to which both addresses are aligned) and fills the rest
 // with zeros; with 0 valid bytes nothing is read. Arrives when its group has been waited for. Where
