@@ -43,7 +43,7 @@ struct Conv2dArguments {
   int group_m;      // tiles of pixels that are walked together, for the sake of L2
   int split_k;      // parts that the sum is cut into
   bool stage_x;     // copy x to channels_last in the workspace first
-  void* workspace;  // 16-byte aligned, of at least Conv2dInstance::workspace bytes; null where that is 0
+  void* workspace;  // 16-byte aligned, of at least Conv2dInstance::workspace_bytes; null where that is 0
 };
 
 // One compiled tile of one algorithm. Copies narrower than 16 bytes are chosen within, by strides and
@@ -61,7 +61,7 @@ struct Conv2dInstance {
   // Why the instance cannot compute this, null if it can. Reads no pointer.
   const char* (*refuses)(const Conv2dArguments&);
   // Bytes of scratch that a launch needs. Reads no pointer.
-  size_t (*workspace)(const Conv2dArguments&);
+  size_t (*workspace_bytes)(const Conv2dArguments&);
   // Throws Error where the device refuses; nothing is waited for.
   void (*launch)(const Conv2dArguments&, Stream);
 };

@@ -1,0 +1,162 @@
+// Fills shared memory with a tile of the implicit matrix: rows are pixels of y, columns are terms k of the
+// sum, and an element is what the pixel's window shows at the tap and channel of k, or zero outside of the
+// image.
+//
+//     k of the tile ->   r,s,c  r,s,c+8 ..          a row's record, found once (GatherRow): where its window
+//     pixel n,p,q     [ 16 B  | 16 B  | ..          begins, as an offset and as (row, column) of the image;
+//     pixel n,p,q+1   [ 16 B  | 16 B  | ..          a column's walk (TapWalk): how far its tap is from there
+//
+// An address is the sum of both offsets, and it is inside of the image where both sums of coordinates are:
+// two comparisons, which cost what shifting two bit masks of the window does and know no limit on its size.
+// The records lie in shared memory, since registers are what large tiles are short of.
+#pragma once
+
+#include "conv2d/cuda/taps.cuh"
+#include "cuda/ptx/copy.cuh"
+#include "cuda/ptx/sync.cuh"
+
+namespace tilewright::cuda {
+
+struct alignas(16) GatherRow {
+  int64_t offset;   // of the pixel under tap (0, 0), which may lie outside
+  int down, right;  // its row and column
+};
+
+inline constexpr int kNoSuchRow = -(1 << 30);  // no tap leads back into the image
+
+struct GatherImage {
+  const void* x;
+  int64_t x_n;
+  int height, width;
+  int stride_h, stride_w, top, left;
+  uint32_t rows;  // pixels of y in the batch
+  FastDivisor by_pixels, by_out_width;
+  Taps taps;
+  TapStep tile, element;  // block_k terms further on, and one
+};
+
+// The record of every row of a tile; the caller synchronises.
+template <int block_m, int threads>
+TILEWRIGHT_DEVICE void find_rows(const GatherImage& image, GatherRow* rows, uint32_t first) {
+  for (int i = static_cast<int>(threadIdx.x); i < block_m; i += threads) {
+    const uint32_t row = first + i;
+    GatherRow found{0, kNoSuchRow, kNoSuchRow};
+    if (row < image.rows) {
+      const uint32_t n = image.by_pixels.divide(row), pixel = image.by_pixels.remainder(row, n);
+      const uint32_t p = image.by_out_width.divide(pixel), q = image.by_out_width.remainder(pixel, p);
+      found.down = static_cast<int>(p) * image.stride_h - image.top;
+      found.right = static_cast<int>(q) * image.stride_w - image.left;
+      found.offset = n * image.x_n + found.down * image.taps.x_h + found.right * image.taps.x_w;
+    }
+    rows[i] = found;
+  }
+}
+
+TILEWRIGHT_DEVICE bool inside(const GatherImage& image, const GatherRow& row, const TapWalk& walk) {
+  return static_cast<uint32_t>(row.down + walk.down) < static_cast<uint32_t>(image.height) &&
+         static_cast<uint32_t>(row.right + walk.right) < static_cast<uint32_t>(image.width);
+}
+
+// Asynchronous copies of `bytes` (8 or 16), for x with neighbouring channels side by side. Threads that
+// follow each other copy neighbouring channels of a pixel; each keeps to its column, and so to one walk.
+template <class T, int bytes, class Layout, int block_m, int block_k, int threads>
+class GatherVectors {
+  static constexpr int kPerRow = block_k * static_cast<int>(sizeof(T)) / bytes;
+  static constexpr int kRowStep = threads / kPerRow;
+  static_assert(threads % kPerRow == 0 && block_m % kRowStep == 0);
+
+ public:
+  TILEWRIGHT_DEVICE void begin(const GatherImage& image, const GatherRow* rows, int first_k) {
+    const int thread = static_cast<int>(threadIdx.x), column = thread % kPerRow;
+    row_ = thread / kPerRow;
+    byte_ = column * bytes;
+    rows_ = rows + row_;
+    k_ = first_k + column * (bytes / static_cast<int>(sizeof(T)));
+    walk_.begin(image.taps, k_);
+  }
+
+  // Starts the copies of a tile into `shared` and moves on to the next.
+  TILEWRIGHT_DEVICE void load(const GatherImage& image, unsigned char* shared) {
+    const bool summed = k_ < image.taps.terms;
+    const T* const x = static_cast<const T*>(image.x);
+#pragma unroll
+    for (int i = 0; i < block_m / kRowStep; ++i) {
+      const GatherRow row = rows_[i * kRowStep];
+      const bool read = summed && inside(image, row, walk_);
+      ptx::cp_async<bytes>(shared + Layout::offset(row_ + i * kRowStep, byte_ / 16) + byte_ % 16,
+                           x + (read ? row.offset + walk_.offset : 0), read ? bytes : 0);
+    }
+    k_ += block_k;
+    walk_.advance(image.taps, image.tile);
+  }
+
+ private:
+  const GatherRow* rows_;
+  int row_, byte_, k_;
+  TapWalk walk_;
+};
+
+// Element by element, for any strides and any number of channels. The lanes of a warp read neighbouring
+// pixels, which is how NCHW lies; each lane puts the terms of 16 bytes of its row together and stores them at
+// once, so that no two lanes meet in a bank. Every warp keeps to its columns.
+template <class T, class Layout, int block_m, int block_k, int threads>
+class GatherElements {
+  static constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kColumns = block_k / kPerVector, kWarps = threads / 32, kRowGroups = block_m / 32;
+  static constexpr int kOwnColumns = kColumns > kWarps ? kColumns / kWarps : 1;
+  static constexpr int kSharers = kWarps > kColumns ? kWarps / kColumns : 1;  // warps of a column
+  static constexpr int kOwnGroups = kRowGroups / kSharers;
+  static_assert(kOwnColumns * kWarps == kColumns * kSharers && kOwnGroups * kSharers == kRowGroups);
+
+ public:
+  TILEWRIGHT_DEVICE void begin(const GatherImage&, const GatherRow* rows, int first_k) {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    column_ = warp / kSharers * kOwnColumns;
+    row_ = warp % kSharers * kOwnGroups * 32 + static_cast<int>(threadIdx.x) % 32;
+    rows_ = rows + row_;
+    k_ = first_k + column_ * kPerVector;
+  }
+
+  TILEWRIGHT_DEVICE void load(const GatherImage& image, unsigned char* shared) {
+    using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+    const Bits* const x = static_cast<const Bits*>(image.x);
+#pragma unroll 1
+    for (int column = 0; column < kOwnColumns; ++column) {
+      const int k = k_ + column * kPerVector;
+      TapWalk walk;
+      walk.begin(image.taps, k);
+      Bits values[kOwnGroups][kPerVector];
+#pragma unroll
+      for (int i = 0; i < kPerVector; ++i) {
+        const bool summed = k + i < image.taps.terms;
+#pragma unroll
+        for (int group = 0; group < kOwnGroups; ++group) {
+          const GatherRow row = rows_[group * 32];
+          values[group][i] = summed && inside(image, row, walk) ? x[row.offset + walk.offset] : Bits{0};
+        }
+        walk.advance(image.taps, image.element);
+      }
+#pragma unroll
+      for (int group = 0; group < kOwnGroups; ++group) {
+        *reinterpret_cast<uint4*>(shared + Layout::offset(row_ + group * 32, column_ + column)) =
+            pack(values[group]);
+      }
+    }
+    k_ += block_k;
+  }
+
+ private:
+  TILEWRIGHT_DEVICE static uint4 pack(const uint16_t (&v)[8]) {
+    return {v[0] | static_cast<uint32_t>(v[1]) << 16, v[2] | static_cast<uint32_t>(v[3]) << 16,
+            v[4] | static_cast<uint32_t>(v[5]) << 16, v[6] | static_cast<uint32_t>(v[7]) << 16};
+  }
+
+  TILEWRIGHT_DEVICE static uint4 pack(const uint32_t (&v)[4]) {
+    return {v[0], v[1], v[2], v[3]};
+  }
+
+  const GatherRow* rows_;
+  int row_, column_, k_;
+};
+
+}  // namespace tilewright::cuda
