@@ -51,6 +51,14 @@ TILEWRIGHT_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
                : "memory");
 }
 
+// The way back: lane l passes the address of row l % 8 of matrix l / 8, and holds in r[i] two elements of row
+// l / 4 of matrix i. sm_90.
+TILEWRIGHT_DEVICE void stmatrix_x4(void* row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 // d += a·b, T one of __nv_bfloat16 and __half, sums in fp32.
 template <class T>
 TILEWRIGHT_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
