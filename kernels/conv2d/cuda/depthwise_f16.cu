@@ -1,0 +1,10 @@
+#include "conv2d/cuda/depthwise_launch.cuh"
+#include "conv2d/cuda/instances.h"
+
+namespace tilewright::cuda {
+
+Conv2dInstance depthwise_f16() {
+  return depthwise_of_type<__half>();
+}
+
+}  // namespace tilewright::cuda
