@@ -122,6 +122,15 @@ TILEWRIGHT_DEVICE Eight round_eight(const float (&v)[8], DataType type) {
   return e;
 }
 
+// Within 2 ulp, and 0 where the divisor exceeds 2^126; the exact one may call a subroutine.
+TILEWRIGHT_DEVICE float fast_divide(float x, float y) {
+#if TILEWRIGHT_EMULATED
+  return x / y;
+#else
+  return __fdividef(x, y);
+#endif
+}
+
 // gelu by erfc, which keeps the relative error small where the result is tiny; gelu_tanh by one exponential:
 // (1 + tanh u)/2 = 1/(1 + exp(-2u)). exp runs to inf for very negative z, and z/inf is the 0 wanted; for
 // z = -inf it is NaN, as torch's float64 has it.
@@ -136,7 +145,7 @@ TILEWRIGHT_DEVICE void activate_eight(float (&v)[8], Activation activation) {
       v[i] = 0.5f * z * erfcf(-0.70710678f * z);
     } else {
       const float u = activation == Activation::silu ? z : 1.5957691f * (z + 0.044715f * z * z * z);
-      v[i] = z / (1.0f + expf(-u));
+      v[i] = fast_divide(z, 1.0f + expf(-u));
     }
   }
 }

@@ -1,0 +1,166 @@
+// Copying an operand's tiles from global to shared memory, along k, one tile after the other.
+//
+// A copier has `issue(tile)`, which starts the copy of its next tile, and `finish(tile)`, which writes to
+// shared memory what came through registers. The main loop calls both, commits and waits; a kernel with an
+// operand that is not a matrix (an image) brings its own copier.
+#pragma once
+
+#include "cuda/platform.cuh"
+#include "cuda/ptx.cuh"
+#include "cuda/shared_tile.cuh"
+
+namespace tilewright::cuda {
+
+// A stretch of a matrix: `extent` rows of op(A) or columns of op(B) (mn), `depth` of k; strides in bytes.
+struct Stretch {
+  const char* first;
+  int64_t mn_stride, k_stride;
+  int64_t extent;  // at least 1
+  int depth;       // of all tiles together; what is missing of the last tile is filled with zeros
+};
+
+// How the threads share a tile: `width` bytes each, neighbours along the tile's rows, `kCount` times
+// `kRowsAtOnce` rows apart.
+template <class Tile, int threads, int width>
+struct Share {
+  static constexpr int kPerRow = Tile::kRowBytes / width;
+  static_assert(threads % kPerRow == 0 && Tile::kRows * kPerRow % threads == 0);
+  static constexpr int kRowsAtOnce = threads / kPerRow, kCount = Tile::kRows / kRowsAtOnce;
+  static_assert(kCount <= 32);
+};
+
+// Asynchronous copies of 4, 8 or 16 bytes. Wider than an element they need neighbours (a stride of one
+// element along the tile's rows) and sizes, strides and pointers that are multiples of the width, so that a
+// copy is whole or not at all and its zero fill is a predicate. Copies of one element take any strides.
+template <class Tile, Major major, int element, int threads, int width, int block_k>
+class AsyncCopy {
+  using Parts = Share<Tile, threads, width>;
+  static constexpr int kElements = width / element;
+
+ public:
+  TILEWRIGHT_DEVICE explicit AsyncCopy(const Stretch& from) {
+    const int thread = threadIdx.x;
+    row_ = thread / Parts::kPerRow;
+    const int column = thread % Parts::kPerRow * kElements;
+    offset_ = Tile::offset(row_, thread % Parts::kPerRow * width);
+    left_ = from.depth;
+    if constexpr (major == Major::k) {
+      pointer_ = from.first + row_ * from.mn_stride + column * from.k_stride;
+      row_step_ = Parts::kRowsAtOnce * from.mn_stride;
+      tile_step_ = block_k * from.k_stride;
+      left_ -= column;
+      mask_ = 0;
+#pragma unroll
+      for (int i = 0; i < Parts::kCount; ++i) {
+        if (row_ + i * Parts::kRowsAtOnce < from.extent) mask_ |= 1u << i;
+      }
+    } else {
+      pointer_ = from.first + row_ * from.k_stride + column * from.mn_stride;
+      row_step_ = Parts::kRowsAtOnce * from.k_stride;
+      tile_step_ = block_k * from.k_stride;
+      // Of a column that does not exist no row does.
+      left_ = column < from.extent ? left_ - row_ : 0;
+    }
+  }
+
+  TILEWRIGHT_DEVICE void issue(unsigned char* tile) {
+    const char* from = pointer_;
+    const uint32_t mask = left_ > 0 ? mask_ : 0;
+#pragma unroll
+    for (int i = 0; i < Parts::kCount; ++i) {
+      bool exists = false;
+      if constexpr (major == Major::k) {
+        exists = (mask >> i & 1) != 0;
+      } else {
+        exists = i * Parts::kRowsAtOnce < left_;
+      }
+      ptx::cp_async<width>(tile + place(i), from, exists ? width : 0);
+      from += row_step_;
+    }
+    pointer_ += tile_step_;
+    left_ -= block_k;
+  }
+
+  TILEWRIGHT_DEVICE void finish(unsigned char*) {}
+
+ private:
+  // Of the i-th copy in the tile. Where the rows between are whole periods of the swizzle: a constant apart.
+  TILEWRIGHT_DEVICE int place(int i) const {
+    if constexpr (Parts::kRowsAtOnce % Tile::kPeriod == 0) {
+      return offset_ + i * Parts::kRowsAtOnce * Tile::kRowBytes;
+    } else {
+      return Tile::offset(row_ + i * Parts::kRowsAtOnce,
+                          static_cast<int>(threadIdx.x) % Parts::kPerRow * width);
+    }
+  }
+
+  const char* pointer_;  // of this thread's first copy
+  int64_t row_step_, tile_step_;
+  int row_, offset_, left_;
+  uint32_t mask_ = 0;
+};
+
+// 16-bit elements with any strides, one load each, through registers: two that neighbour in the tile make a
+// word. `issue` loads, `finish` stores a main loop's step later.
+template <class Tile, Major major, int threads, int block_k>
+class ElementCopy {
+  static constexpr int kWord = 4;
+  using Parts = Share<Tile, threads, kWord>;
+
+ public:
+  TILEWRIGHT_DEVICE explicit ElementCopy(const Stretch& from) {
+    const int thread = threadIdx.x;
+    row_ = thread / Parts::kPerRow;
+    const int column = thread % Parts::kPerRow * 2;
+    left_ = from.depth;
+    tile_step_ = block_k * from.k_stride;
+    if constexpr (major == Major::k) {
+      pointer_ = from.first + row_ * from.mn_stride + column * from.k_stride;
+      row_step_ = Parts::kRowsAtOnce * from.mn_stride;
+      neighbour_ = from.k_stride;
+      left_ -= column;
+      extent_ = from.extent - row_;
+    } else {
+      pointer_ = from.first + row_ * from.k_stride + column * from.mn_stride;
+      row_step_ = Parts::kRowsAtOnce * from.k_stride;
+      neighbour_ = from.mn_stride;
+      left_ -= row_;
+      extent_ = from.extent - column;
+    }
+  }
+
+  TILEWRIGHT_DEVICE void issue(unsigned char*) {
+    const char* from = pointer_;
+#pragma unroll
+    for (int i = 0; i < Parts::kCount; ++i) {
+      // Rows of the tile, and elements along them, that exist.
+      const bool k_rows = major == Major::mn;
+      const bool row = i * Parts::kRowsAtOnce < (k_rows ? left_ : extent_);
+      const int64_t along = k_rows ? extent_ : left_;
+      uint32_t low = 0, high = 0;
+      if (row && along > 0) low = *reinterpret_cast<const uint16_t*>(from);
+      if (row && along > 1) high = *reinterpret_cast<const uint16_t*>(from + neighbour_);
+      words_[i] = low | high << 16;
+      from += row_step_;
+    }
+    pointer_ += tile_step_;
+    left_ -= block_k;
+  }
+
+  TILEWRIGHT_DEVICE void finish(unsigned char* tile) {
+#pragma unroll
+    for (int i = 0; i < Parts::kCount; ++i) {
+      const int byte = static_cast<int>(threadIdx.x) % Parts::kPerRow * kWord;
+      *reinterpret_cast<uint32_t*>(tile + Tile::offset(row_ + i * Parts::kRowsAtOnce, byte)) = words_[i];
+    }
+  }
+
+ private:
+  const char* pointer_;
+  int64_t row_step_, tile_step_, neighbour_;
+  int64_t extent_;
+  int row_, left_;
+  uint32_t words_[Parts::kCount];
+};
+
+}  // namespace tilewright::cuda
