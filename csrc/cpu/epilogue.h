@@ -111,24 +111,50 @@ inline void write(const float* z, int64_t ldz, int rows, int64_t cols, void* out
 // Where a bias comes from in the common cases.
 enum class Bias { none, per_column, per_row };
 
+// Columns col … col + kVectors·kLanes of all rows, of which `used` of the only vector where kVectors is 1.
+// Row by row: neighbouring stores belong to one cache line.
+template <Activation kActivation, Bias kBias, bool kResidual, int kVectors, class T>
+TW_INLINE void finish_block(const float* z, int64_t ldz, int rows, int64_t col, int used, const Epilogue& e) {
+  const T* bias = static_cast<const T*>(e.bias);
+  const T* residual = kResidual ? static_cast<const T*>(e.residual) + col : nullptr;
+  T* out = static_cast<T*>(e.out) + col;
+  const auto load_at = [&](const T* p) { return kVectors > 1 ? load(p) : load_upto(p, used); };
+  [[maybe_unused]] vf shift[kVectors];
+  if constexpr (kBias == Bias::per_column) {
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) shift[j] = load_at(bias + col + j * kLanes);
+  }
+  for (int row = 0; row < rows; ++row) {
+    vf v[kVectors];
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+      v[j] = load(z + row * ldz + col + j * kLanes);
+      if constexpr (kBias == Bias::per_column) v[j] += shift[j];
+      if constexpr (kBias == Bias::per_row) v[j] += broadcast(load_part(bias + row * e.bias_row, 1)[0]);
+      if constexpr (kResidual) v[j] += load_at(residual + row * e.residual_row + j * kLanes);
+      if constexpr (kActivation == Activation::relu) v[j] = relu(v[j]);
+    }
+    T* to = out + row * e.out_row;
+    if constexpr (kVectors == 1) {
+      store_upto(to, v[0], used);
+    } else {
+      TW_UNROLL for (int j = 0; j < kVectors; j += 2) store_pair(to + j * kLanes, v[j], v[j + 1]);
+    }
+  }
+}
+
 // The common cases in one pass: everything is of one dtype, rows are contiguous, relu or no activation.
 template <Activation kActivation, Bias kBias, bool kResidual, class T>
 void finish_rows(const float* z, int64_t ldz, int rows, int64_t cols, const Epilogue& e) {
-  const T* bias = static_cast<const T*>(e.bias);
-  const T* residual = static_cast<const T*>(e.residual);
-  T* out = static_cast<T*>(e.out);
-  for (int64_t col = 0; col < cols; col += kLanes) {
+  int64_t col = 0;
+  for (; col + 4 * kLanes <= cols; col += 4 * kLanes) {
+    finish_block<kActivation, kBias, kResidual, 4, T>(z, ldz, rows, col, kLanes, e);
+  }
+  if (col + 2 * kLanes <= cols) {
+    finish_block<kActivation, kBias, kResidual, 2, T>(z, ldz, rows, col, kLanes, e);
+    col += 2 * kLanes;
+  }
+  for (; col < cols; col += kLanes) {
     const int used = static_cast<int>(cols - col < kLanes ? cols - col : kLanes);
-    [[maybe_unused]] vf shift = zero();
-    if constexpr (kBias == Bias::per_column) shift = load_upto(bias + col, used);
-    for (int row = 0; row < rows; ++row) {
-      vf v = load(z + row * ldz + col);
-      if constexpr (kBias == Bias::per_column) v += shift;
-      if constexpr (kBias == Bias::per_row) v += broadcast(load_part(bias + row * e.bias_row, 1)[0]);
-      if constexpr (kResidual) v += load_upto(residual + row * e.residual_row + col, used);
-      if constexpr (kActivation == Activation::relu) v = relu(v);
-      store_upto(out + row * e.out_row + col, v, used);
-    }
+    finish_block<kActivation, kBias, kResidual, 1, T>(z, ldz, rows, col, used, e);
   }
 }
 

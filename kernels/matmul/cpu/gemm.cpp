@@ -210,6 +210,7 @@ struct Worker {
                               own_strips * g.tile_m * layout.a_row > panels * count * kRowBytes;
     const int64_t rows_share = ceil_div(g.tile_m * layout.a_row, ceil_div(panels, wide));
     const Strip strip_first = strip_at(rows, strips, strip0);
+    const int64_t strip_end = share(rows, strips, strip1);
     for (int64_t s = strip0; s < strip1; ++s) {
       const Strip strip = strip_at(rows, strips, s);
       tile.a = a_block + strip.row * layout.a_row + step0 * Layout<Math>::kAUnit;
@@ -239,10 +240,38 @@ struct Worker {
                                                               count * kRowBytes / own_strips * (s - strip0));
           tile.prefetch_step = kRowBytes / own_strips;
         }
+        if (final) fetch_results(epilogue, strip, strip_end, first, last, panel);
         kTiles<Step>.at[strip.rows][vectors](tile);
         if (final) {
           finish_tile(tile.c, width, strip.rows, cols, advance(epilogue, strip.row, col));
         }
+      }
+    }
+  }
+
+  // Fetches the lines of C that are written kResultsAhead panels later. Stores follow one another through as
+  // many rows as the tile has, which the hardware does not foresee: where C is not in the caches and K is
+  // short, they took twice as long as the products. Inlined, for g++ drops calls of functions that only
+  // fetch.
+  TW_INLINE void fetch_results(const Epilogue& epilogue, const Strip& strip, int64_t strip_end, int64_t first,
+                               int64_t last, int64_t panel) const {
+    constexpr int64_t kResultsAhead = 4;
+    const int64_t wide = g.tile_n / kPanel;
+    int64_t row = strip.row;
+    panel += kResultsAhead;
+    if (panel >= last) {
+      panel -= last - first;
+      row += strip.rows;
+      if (panel >= last || row + strip.rows > strip_end) return;
+    }
+    const int64_t col = panel * kPanel;
+    const int64_t bytes = min(wide * kPanel, g.n - col) * size_of(epilogue.out_dtype);
+    const int64_t row_bytes = epilogue.out_row * size_of(epilogue.out_dtype);
+    const char* at =
+        static_cast<const char*>(advance(epilogue.out, row * epilogue.out_row + col, epilogue.out_dtype));
+    for (int i = 0; i < strip.rows; ++i) {
+      for (int64_t offset = 0; offset < bytes; offset += kLine) {
+        __builtin_prefetch(at + i * row_bytes + offset, 1, 3);
       }
     }
   }
