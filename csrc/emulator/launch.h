@@ -8,8 +8,10 @@
 
 namespace tilewright::emulator {
 
-// Runs `call(context)` once per thread of the grid, and returns when all have ended.
-void run_grid(const cuda::LaunchShape& shape, void (*call)(void*), void* context);
+// Runs `call(context)` once per thread of the grid, and returns when all have ended; or, having reported why,
+// when one cannot go on. Throws cuda::Error for a launch that no device would take.
+void run_grid(const cuda::LaunchShape& shape, void (*call)(void*), void* context, size_t context_bytes,
+              const void* kernel);
 
 }  // namespace tilewright::emulator
 
@@ -28,7 +30,7 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, Stream, Arg
         Call& here = *static_cast<Call*>(context);
         std::apply(here.kernel, here.parameters);
       },
-      &call);
+      &call, sizeof(call), reinterpret_cast<const void*>(kernel));
 }
 
 }  // namespace tilewright::cuda

@@ -7,8 +7,19 @@
 
 namespace tilewright::emulator {
 
-// What `source_lane` of the caller's warp passes: all 32 lanes must call.
-uint64_t exchange(uint64_t bits, int source_lane);
+// What `source_lane` of the caller's warp passes: all 32 lanes must call, with the same `operand` (which
+// shuffle it is, and its distance where that must be uniform).
+uint64_t exchange(uint64_t bits, unsigned source_lane, uint64_t operand);
+
+template <class T>
+inline T exchange_value(T value, int source, uint64_t operand) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof(T));
+  bits = exchange(bits, static_cast<unsigned>(source), operand);
+  __builtin_memcpy(&value, &bits, sizeof(T));
+  return value;
+}
 
 }  // namespace tilewright::emulator
 
@@ -24,24 +35,23 @@ bool elect_one();
 int lane_id();
 
 template <class T>
-T shuffle(T value, int source) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
-  uint64_t bits = 0;
-  __builtin_memcpy(&bits, &value, sizeof(T));
-  bits = emulator::exchange(bits, source);
-  __builtin_memcpy(&value, &bits, sizeof(T));
-  return value;
+inline T shuffle(T value, int source) {
+  return emulator::exchange_value(value, source, sizeof(T));
 }
 
 template <class T>
-T shuffle_xor(T value, int lane_mask) {
-  return shuffle(value, lane_id() ^ lane_mask);
+inline T shuffle_xor(T value, int lane_mask) {
+  const auto distance = static_cast<uint64_t>(static_cast<uint32_t>(lane_mask));
+  return emulator::exchange_value(value, lane_id() ^ lane_mask,
+                                  uint64_t{1} << 40 | distance << 8 | sizeof(T));
 }
 
 template <class T>
-T shuffle_down(T value, int delta) {
+inline T shuffle_down(T value, int delta) {
+  const auto distance = static_cast<uint64_t>(static_cast<uint32_t>(delta));
   const int source = lane_id() + delta;
-  return shuffle(value, source < 32 ? source : lane_id());
+  return emulator::exchange_value(value, source < 32 ? source : lane_id(),
+                                  uint64_t{2} << 40 | distance << 8 | sizeof(T));
 }
 
 }  // namespace tilewright::ptx
