@@ -36,6 +36,11 @@
 
 namespace tilewright::cuda {
 
+// Asked for in each role: kept over both, it would be spilled.
+TILEWRIGHT_DEVICE int rank_of(const Sm90Problem& p) {
+  return p.cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
+}
+
 struct Sm90Barriers {
   ptx::Mbarrier *full, *empty;
 };
@@ -66,7 +71,8 @@ TILEWRIGHT_DEVICE void load_operand(unsigned char* shared, const TensorMap* map,
 
 template <class Tile>
 TILEWRIGHT_DEVICE void produce(const Sm90Problem& p, const TensorMap* a, const TensorMap* b,
-                               unsigned char* stages, const Sm90Barriers& barriers, int rank) {
+                               unsigned char* stages, const Sm90Barriers& barriers) {
+  const int rank = rank_of(p);
   const int a_parts = Tile::kSharesB ? 1 : p.cluster, b_parts = Tile::kSharesB ? p.cluster : 1;
   Ring<Tile::kStages> ring;
 #pragma unroll 1
@@ -128,7 +134,8 @@ TILEWRIGHT_DEVICE void release(ptx::Mbarrier* empty, int cluster) {
 
 template <class Tile>
 TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const TensorMap* y,
-                               unsigned char* shared, const Sm90Barriers& barriers, int rank, int group) {
+                               unsigned char* shared, const Sm90Barriers& barriers, int group) {
+  const int rank = rank_of(p);
   constexpr bool kCooperative = Tile::kSchedule == Schedule::cooperative;
   Sm90Store store{shared + Tile::kSlabOffset + group * Tile::kSlabs * Tile::kSlabBytes,
                   reinterpret_cast<float*>(shared + Tile::kBiasOffset) + group * Tile::kBlockN,
@@ -183,7 +190,6 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Tile::kThreads, 1)
   barriers.full = reinterpret_cast<ptx::Mbarrier*>(shared + Tile::kBarrierOffset);
   barriers.empty = barriers.full + Tile::kStages;
   const int group = static_cast<int>(threadIdx.x) / 128;
-  const int rank = p.cluster == 1 ? 0 : static_cast<int>(ptx::cluster_rank());
   constexpr int kReaders = 4 * (Tile::kSchedule == Schedule::cooperative ? Tile::kConsumers : 1);  // warps
   if (threadIdx.x == 0) {
     for (int i = 0; i < Tile::kStages; ++i) {
@@ -204,12 +210,12 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Tile::kThreads, 1)
       ptx::tma_prefetch(&a);
       ptx::tma_prefetch(&b);
       if (p.bulk) ptx::tma_prefetch(&y);
-      produce<Tile>(p, &a, &b, shared, barriers, rank);
+      produce<Tile>(p, &a, &b, shared, barriers);
     }
     ptx::sync_warp();
   } else {
     ptx::registers_grow<Tile::kConsumerRegisters>();
-    consume<Tile>(p, e, &y, shared, barriers, rank, group - 1);
+    consume<Tile>(p, e, &y, shared, barriers, group - 1);
     ptx::sync_warp();
   }
   // Nor may a block leave while the other still arrives at its barriers or writes to its stages.
