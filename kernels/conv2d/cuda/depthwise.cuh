@@ -13,7 +13,7 @@
 #include "cuda/fast_divide.h"
 #include "cuda/platform.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 struct Depthwise {
   const void* x;
@@ -92,4 +92,4 @@ TILEWRIGHT_KERNEL void __launch_bounds__(kDepthwiseThreads) depthwise(const __gr
   }
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

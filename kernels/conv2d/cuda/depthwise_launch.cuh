@@ -8,7 +8,7 @@
 #include "conv2d/cuda/limits.h"
 #include "cuda/launch.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 inline constexpr int64_t kDepthwiseMostInputs = 8;  // channels of a group
 inline constexpr int64_t kDepthwiseWarps = kDepthwiseThreads / 32;
@@ -148,4 +148,4 @@ Conv2dInstance depthwise_of_type() {
   return found;
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

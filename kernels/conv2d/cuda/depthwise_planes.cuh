@@ -12,7 +12,7 @@
 
 #include "conv2d/cuda/depthwise.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 inline constexpr int kDepthwiseRows = 4;
 
@@ -64,4 +64,4 @@ TILEWRIGHT_KERNEL void __launch_bounds__(kDepthwiseThreads)
   }
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

@@ -12,7 +12,7 @@
 #include "conv2d/cuda/depthwise.cuh"
 #include "cuda/ptx/sync.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 struct DepthwiseVectors {
   Depthwise d;    // units are strips of 4 pixels; by_pixel_units counts those of a row, by_channel_units rows
@@ -144,4 +144,4 @@ TILEWRIGHT_KERNEL void __launch_bounds__(kDepthwiseThreads)
   }
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

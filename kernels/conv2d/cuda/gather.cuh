@@ -12,10 +12,9 @@
 #pragma once
 
 #include "conv2d/cuda/taps.cuh"
-#include "cuda/ptx/copy.cuh"
-#include "cuda/ptx/sync.cuh"
+#include "cuda/mainloop.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 struct alignas(16) GatherRow {
   int64_t offset;   // of the pixel under tap (0, 0), which may lie outside
@@ -25,7 +24,6 @@ struct alignas(16) GatherRow {
 inline constexpr int kNoSuchRow = -(1 << 30);  // no tap leads back into the image
 
 struct GatherImage {
-  const void* x;
   int64_t x_n;
   int height, width;
   int stride_h, stride_w, top, left;
@@ -58,15 +56,18 @@ TILEWRIGHT_DEVICE bool inside(const GatherImage& image, const GatherRow& row, co
 }
 
 // Asynchronous copies of `bytes` (8 or 16), for x with neighbouring channels side by side. Threads that
-// follow each other copy neighbouring channels of a pixel; each keeps to its column, and so to one walk.
-template <class T, int bytes, class Layout, int block_m, int block_k, int threads>
+// follow each other copy neighbouring channels of a pixel; each keeps to its column, and so to one walk. A
+// copier of the main loop (cuda/tile_copy.cuh), as is the next.
+template <class T, int bytes, class Shape>
 class GatherVectors {
-  static constexpr int kPerRow = block_k * static_cast<int>(sizeof(T)) / bytes;
-  static constexpr int kRowStep = threads / kPerRow;
-  static_assert(threads % kPerRow == 0 && block_m % kRowStep == 0);
+  using Tile = typename Shape::ATile;
+  static constexpr int kPerRow = Tile::kRowBytes / bytes;
+  static constexpr int kRowStep = Shape::kThreads / kPerRow;
+  static_assert(Shape::kThreads % kPerRow == 0 && Tile::kRows % kRowStep == 0);
 
  public:
-  TILEWRIGHT_DEVICE void begin(const GatherImage& image, const GatherRow* rows, int first_k) {
+  TILEWRIGHT_DEVICE GatherVectors(const GatherImage& image, const T* x, const GatherRow* rows, int first_k)
+      : image_(image), x_(x) {
     const int thread = static_cast<int>(threadIdx.x), column = thread % kPerRow;
     row_ = thread / kPerRow;
     byte_ = column * bytes;
@@ -75,22 +76,24 @@ class GatherVectors {
     walk_.begin(image.taps, k_);
   }
 
-  // Starts the copies of a tile into `shared` and moves on to the next.
-  TILEWRIGHT_DEVICE void load(const GatherImage& image, unsigned char* shared) {
-    const bool summed = k_ < image.taps.terms;
-    const T* const x = static_cast<const T*>(image.x);
+  TILEWRIGHT_DEVICE void issue(unsigned char* tile) {
+    const bool summed = k_ < image_.taps.terms;
 #pragma unroll
-    for (int i = 0; i < block_m / kRowStep; ++i) {
+    for (int i = 0; i < Tile::kRows / kRowStep; ++i) {
       const GatherRow row = rows_[i * kRowStep];
-      const bool read = summed && inside(image, row, walk_);
-      ptx::cp_async<bytes>(shared + Layout::offset(row_ + i * kRowStep, byte_ / 16) + byte_ % 16,
-                           x + (read ? row.offset + walk_.offset : 0), read ? bytes : 0);
+      const bool read = summed && inside(image_, row, walk_);
+      ptx::cp_async<bytes>(tile + Tile::offset(row_ + i * kRowStep, byte_),
+                           x_ + (read ? row.offset + walk_.offset : 0), read ? bytes : 0);
     }
-    k_ += block_k;
-    walk_.advance(image.taps, image.tile);
+    k_ += Shape::kK;
+    walk_.advance(image_.taps, image_.tile);
   }
 
+  TILEWRIGHT_DEVICE void finish(unsigned char*) {}
+
  private:
+  const GatherImage& image_;
+  const T* x_;
   const GatherRow* rows_;
   int row_, byte_, k_;
   TapWalk walk_;
@@ -99,17 +102,20 @@ class GatherVectors {
 // Element by element, for any strides and any number of channels. The lanes of a warp read neighbouring
 // pixels, which is how NCHW lies; each lane puts the terms of 16 bytes of its row together and stores them at
 // once, so that no two lanes meet in a bank. Every warp keeps to its columns.
-template <class T, class Layout, int block_m, int block_k, int threads>
+template <class T, class Shape>
 class GatherElements {
-  static constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
-  static constexpr int kColumns = block_k / kPerVector, kWarps = threads / 32, kRowGroups = block_m / 32;
+  using Tile = typename Shape::ATile;
+  using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+  static constexpr int kPerVector = 16 / static_cast<int>(sizeof(T)), kWarps = Shape::kThreads / 32;
+  static constexpr int kColumns = Tile::kRowBytes / 16, kRowGroups = Tile::kRows / 32;
   static constexpr int kOwnColumns = kColumns > kWarps ? kColumns / kWarps : 1;
   static constexpr int kSharers = kWarps > kColumns ? kWarps / kColumns : 1;  // warps of a column
   static constexpr int kOwnGroups = kRowGroups / kSharers;
   static_assert(kOwnColumns * kWarps == kColumns * kSharers && kOwnGroups * kSharers == kRowGroups);
 
  public:
-  TILEWRIGHT_DEVICE void begin(const GatherImage&, const GatherRow* rows, int first_k) {
+  TILEWRIGHT_DEVICE GatherElements(const GatherImage& image, const T* x, const GatherRow* rows, int first_k)
+      : image_(image), x_(reinterpret_cast<const Bits*>(x)) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     column_ = warp / kSharers * kOwnColumns;
     row_ = warp % kSharers * kOwnGroups * 32 + static_cast<int>(threadIdx.x) % 32;
@@ -117,46 +123,47 @@ class GatherElements {
     k_ = first_k + column_ * kPerVector;
   }
 
-  TILEWRIGHT_DEVICE void load(const GatherImage& image, unsigned char* shared) {
-    using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
-    const Bits* const x = static_cast<const Bits*>(image.x);
-#pragma unroll 1
+  TILEWRIGHT_DEVICE void issue(unsigned char*) {
+#pragma unroll
     for (int column = 0; column < kOwnColumns; ++column) {
       const int k = k_ + column * kPerVector;
       TapWalk walk;
-      walk.begin(image.taps, k);
-      Bits values[kOwnGroups][kPerVector];
+      walk.begin(image_.taps, k);
 #pragma unroll
       for (int i = 0; i < kPerVector; ++i) {
-        const bool summed = k + i < image.taps.terms;
+        const bool summed = k + i < image_.taps.terms;
 #pragma unroll
         for (int group = 0; group < kOwnGroups; ++group) {
           const GatherRow row = rows_[group * 32];
-          values[group][i] = summed && inside(image, row, walk) ? x[row.offset + walk.offset] : Bits{0};
+          const bool read = summed && inside(image_, row, walk);
+          const uint32_t bits = read ? x_[row.offset + walk.offset] : Bits{0};
+          uint32_t& word = words_[column][group][i * static_cast<int>(sizeof(T)) / 4];
+          word = sizeof(T) == 4 || i % 2 == 0 ? bits : word | bits << 16;
         }
-        walk.advance(image.taps, image.element);
-      }
-#pragma unroll
-      for (int group = 0; group < kOwnGroups; ++group) {
-        *reinterpret_cast<uint4*>(shared + Layout::offset(row_ + group * 32, column_ + column)) =
-            pack(values[group]);
+        walk.advance(image_.taps, image_.element);
       }
     }
-    k_ += block_k;
+    k_ += Shape::kK;
+  }
+
+  TILEWRIGHT_DEVICE void finish(unsigned char* tile) {
+#pragma unroll
+    for (int column = 0; column < kOwnColumns; ++column) {
+#pragma unroll
+      for (int group = 0; group < kOwnGroups; ++group) {
+        const uint32_t (&w)[4] = words_[column][group];
+        *reinterpret_cast<uint4*>(tile + Tile::offset(row_ + group * 32, (column_ + column) * 16)) =
+            make_uint4(w[0], w[1], w[2], w[3]);
+      }
+    }
   }
 
  private:
-  TILEWRIGHT_DEVICE static uint4 pack(const uint16_t (&v)[8]) {
-    return {v[0] | static_cast<uint32_t>(v[1]) << 16, v[2] | static_cast<uint32_t>(v[3]) << 16,
-            v[4] | static_cast<uint32_t>(v[5]) << 16, v[6] | static_cast<uint32_t>(v[7]) << 16};
-  }
-
-  TILEWRIGHT_DEVICE static uint4 pack(const uint32_t (&v)[4]) {
-    return {v[0], v[1], v[2], v[3]};
-  }
-
+  const GatherImage& image_;
+  const Bits* x_;
   const GatherRow* rows_;
   int row_, column_, k_;
+  uint32_t words_[kOwnColumns][kOwnGroups][4];
 };
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

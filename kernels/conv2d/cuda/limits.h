@@ -3,7 +3,7 @@
 
 #include "conv2d/cuda/conv2d.h"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -32,4 +32,4 @@ inline const char* size_refusal(const Conv2dArguments& a) {
   return nullptr;
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

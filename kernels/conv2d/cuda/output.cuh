@@ -4,7 +4,7 @@
 #include "conv2d/cuda/conv2d.h"
 #include "cuda/epilogue.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 template <class T>
 inline constexpr DataType kTypeOf = std::is_same_v<T, __nv_bfloat16> ? DataType::bf16
@@ -73,4 +73,4 @@ inline ConvOutput output_of(const Conv2dArguments& a) {
   return out;
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

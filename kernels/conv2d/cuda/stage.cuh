@@ -12,7 +12,7 @@
 #include "cuda/platform.cuh"
 #include "cuda/ptx/sync.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 struct StageImage {
   const void* x;
@@ -98,6 +98,9 @@ TILEWRIGHT_KERNEL void __launch_bounds__(kPackThreads) pack_weight(const __grid_
       to += pack.padded;
     }
   }
+  if (static_cast<int>(c) + 1 < pack.padded) return;
+  to += 1 - pack.padded;  // the end of the terms
+  for (int64_t i = int64_t{pack.taps_h} * pack.taps_w * pack.padded; i < pack.pitch; ++i) *to++ = Bits{0};
 }
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv

@@ -13,7 +13,7 @@
 #include "cuda/fast_divide.h"
 #include "cuda/platform.cuh"
 
-namespace tilewright::cuda {
+namespace tilewright::cuda::conv {
 
 // What a number of terms further on means.
 struct TapStep {
@@ -73,4 +73,4 @@ struct TapWalk {
   }
 };
 
-}  // namespace tilewright::cuda
+}  // namespace tilewright::cuda::conv
