@@ -36,8 +36,9 @@ enum class Kind : int {
   deadlock,       // no thread can go on
   asynchronous,   // an asynchronous operation used against its rules
   launch,         // a launch that a device would refuse or that it could not finish
+  undefined,      // C++ leaves the outcome open: overflow of a signed index, a shift too far
 };
-inline constexpr int kKinds = 9;
+inline constexpr int kKinds = 10;
 const char* name(Kind kind);
 
 struct Report {

@@ -36,9 +36,9 @@ Site running_kernel = nullptr;
 }  // namespace
 
 const char* name(Kind kind) {
-  static const char* const names[kKinds] = {"race",       "out of bounds", "uninitialised",
-                                            "misaligned", "divergence",    "barrier",
-                                            "deadlock",   "asynchronous",  "launch"};
+  static const char* const names[kKinds] = {"race",       "out of bounds", "uninitialised", "misaligned",
+                                            "divergence", "barrier",       "deadlock",      "asynchronous",
+                                            "launch",     "undefined"};
   return names[static_cast<int>(kind)];
 }
 
