@@ -156,7 +156,8 @@ TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const Te
       continue;
     }
     TilePlace at = place<Tile>(p, index, rank);
-    if (p.bulk) stage_bias<Tile>(store, p, e, at);
+    Sm90Bias<Tile> bias;
+    if (p.bulk) bias.fetch(store, p, e, at);
     ptx::Mbarrier* last = nullptr;  // of the stage whose products are still in flight
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -176,7 +177,7 @@ TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const Te
     fence_sums<Tile>(sums);
     release(last, p.cluster);
     if constexpr (kCooperative) at.row += group * Tile::kGroupM;
-    store_tile<Tile>(sums, store, p, e, y, at);
+    store_tile<Tile>(sums, store, p, e, bias, y, at);
   }
   if (store.thread == 0) ptx::tma_store_wait<0>();  // the slabs are read until then
 }

@@ -31,23 +31,36 @@ struct Sm90Store {
   }
 };
 
-// The bias of a tile's columns as fp32, for store_bulk. Its last reader passed a barrier after reading.
+// The bias of a tile's columns, one or two for each thread: fetched as it lies in memory before the main
+// loop, so that its latency passes meanwhile, and written to shared memory as fp32 after.
 template <class Tile>
-TILEWRIGHT_DEVICE void stage_bias(const Sm90Store& store, const Sm90Problem& p, const Epilogue& e,
-                                  const TilePlace& at) {
-#pragma unroll 1
-  for (int i = store.thread; i < Tile::kBlockN; i += 128) {
-    const int column = at.column + i;
-    float value[8] = {};
-    if (e.bias != nullptr && column < p.n) {
+struct Sm90Bias {
+  static constexpr int kEach = (Tile::kBlockN + 127) / 128;
+  Eight element[kEach];  // the first of eight
+
+  TILEWRIGHT_DEVICE void fetch(const Sm90Store& store, const Sm90Problem& p, const Epilogue& e,
+                               const TilePlace& at) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int column = at.column + store.thread + i * 128;
+      const bool exists = e.bias != nullptr && store.thread + i * 128 < Tile::kBlockN && column < p.n;
       const int64_t offset =
           at.batch0 * e.bias_strides[0] + at.batch1 * e.bias_strides[1] + column * e.bias_strides[2];
-      add_eight(value, load_eight(advance(e.bias, offset, e.bias_type), e.bias_type, false, 0, 1),
-                e.bias_type);
+      element[i] =
+          exists ? load_eight(advance(e.bias, offset, e.bias_type), e.bias_type, false, 0, 1) : Eight{};
     }
-    store.bias[i] = value[0];
   }
-}
+
+  // The last reader of what was there before has passed a barrier since.
+  TILEWRIGHT_DEVICE void stage(const Sm90Store& store, const Epilogue& e) const {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      float value[8] = {};
+      add_eight(value, element[i], e.bias_type);
+      if (store.thread + i * 128 < Tile::kBlockN) store.bias[store.thread + i * 128] = value[0];
+    }
+  }
+};
 
 // Two neighbouring columns' sums, finished.
 TILEWRIGHT_DEVICE float2 finish_pair(float x, float y, const float* bias, bool relu) {
@@ -211,13 +224,15 @@ TILEWRIGHT_DEVICE void store_rows(const Sm90Sums<Tile>& sums, const Sm90Store& s
 
 template <class Tile>
 TILEWRIGHT_DEVICE void store_tile(const Sm90Sums<Tile>& sums, Sm90Store& store, const Sm90Problem& p,
-                                  const Epilogue& e, const TensorMap* y, const TilePlace& at) {
+                                  const Epilogue& e, const Sm90Bias<Tile>& bias, const TensorMap* y,
+                                  const TilePlace& at) {
   using T = typename Tile::Element;
   using Y = std::conditional_t<std::is_same_v<T, Tf32>, float, T>;
   if (!p.bulk) {
     store_rows<Tile>(sums, store, p, e, at);
     return;
   }
+  bias.stage(store, e);
   const bool relu = e.activation == Activation::relu;
   if constexpr (!std::is_same_v<Y, float>) {
     if (e.y_type != DataType::f32) {
