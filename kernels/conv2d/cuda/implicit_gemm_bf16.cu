@@ -4,7 +4,7 @@
 namespace tilewright::cuda::conv {
 
 std::span<const Conv2dInstance> implicit_gemm_bf16() {
-  return sixteen_bit_instances<__nv_bfloat16>(DataType::bf16);
+  return kSixteenBit<__nv_bfloat16, DataType::bf16>;
 }
 
 }  // namespace tilewright::cuda::conv

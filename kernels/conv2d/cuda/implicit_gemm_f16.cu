@@ -4,7 +4,7 @@
 namespace tilewright::cuda::conv {
 
 std::span<const Conv2dInstance> implicit_gemm_f16() {
-  return sixteen_bit_instances<__half>(DataType::f16);
+  return kSixteenBit<__half, DataType::f16>;
 }
 
 }  // namespace tilewright::cuda::conv

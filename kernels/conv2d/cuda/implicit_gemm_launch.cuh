@@ -209,7 +209,7 @@ const char* implicit_gemm_refuses(const Conv2dArguments& a) {
 }
 
 template <class Shape, Copies copies>
-Conv2dInstance implicit_gemm_instance(DataType dtype) {
+constexpr Conv2dInstance implicit_gemm_instance(DataType dtype) {
   Conv2dInstance found{};
   found.algorithm = "implicit_gemm";
   found.capability = 80;
@@ -235,32 +235,25 @@ using ConvShape = BlockShape<T, block_m, block_n, block_k, warps_m, warps_n, sta
 // Pixels × channels. 64 channels are what early layers have, 16 and 32 what groups often have. Stages are as
 // many as two blocks of a multiprocessor leave room for on sm_80 (164 KB), and one block of the largest tiles
 // on sm_86 (100 KB).
-template <class T>
-std::span<const Conv2dInstance> sixteen_bit_instances(DataType dtype) {
-  static const Conv2dInstance instances[] = {
-      implicit_gemm_instance<ConvShape<T, 128, 256, 32, 2, 4, 3>, Copies::sixteen>(dtype),
-      implicit_gemm_instance<ConvShape<T, 256, 128, 32, 4, 2, 3>, Copies::sixteen>(dtype),
-      implicit_gemm_instance<ConvShape<T, 128, 128, 64, 2, 4, 3>, Copies::sixteen>(dtype),
-      implicit_gemm_instance<ConvShape<T, 128, 128, 32, 2, 2, 4>, Copies::sixteen>(dtype),
-      implicit_gemm_instance<ConvShape<T, 256, 64, 32, 4, 1, 4>, Copies::sixteen>(dtype),
-      implicit_gemm_instance<ConvShape<T, 128, 64, 64, 2, 2, 3>, Copies::sixteen>(dtype),
-      implicit_gemm_instance<ConvShape<T, 128, 64, 32, 2, 2, 4>, Copies::any>(dtype),
-      implicit_gemm_instance<ConvShape<T, 64, 64, 64, 2, 2, 4>, Copies::any>(dtype),
-      implicit_gemm_instance<ConvShape<T, 128, 32, 32, 4, 1, 4>, Copies::any>(dtype),
-      implicit_gemm_instance<ConvShape<T, 128, 16, 64, 4, 1, 3>, Copies::any>(dtype),
-  };
-  return instances;
-}
+template <class T, DataType type>
+inline constexpr Conv2dInstance kSixteenBit[] = {
+    implicit_gemm_instance<ConvShape<T, 128, 256, 32, 2, 4, 3>, Copies::sixteen>(type),
+    implicit_gemm_instance<ConvShape<T, 256, 128, 32, 4, 2, 3>, Copies::sixteen>(type),
+    implicit_gemm_instance<ConvShape<T, 128, 128, 64, 2, 4, 3>, Copies::sixteen>(type),
+    implicit_gemm_instance<ConvShape<T, 128, 128, 32, 2, 2, 4>, Copies::sixteen>(type),
+    implicit_gemm_instance<ConvShape<T, 256, 64, 32, 4, 1, 4>, Copies::sixteen>(type),
+    implicit_gemm_instance<ConvShape<T, 128, 64, 64, 2, 2, 3>, Copies::sixteen>(type),
+    implicit_gemm_instance<ConvShape<T, 128, 64, 32, 2, 2, 4>, Copies::any>(type),
+    implicit_gemm_instance<ConvShape<T, 64, 64, 64, 2, 2, 4>, Copies::any>(type),
+    implicit_gemm_instance<ConvShape<T, 128, 32, 32, 4, 1, 4>, Copies::any>(type),
+    implicit_gemm_instance<ConvShape<T, 128, 16, 64, 4, 1, 3>, Copies::any>(type),
+};
 
-inline std::span<const Conv2dInstance> tf32_instances() {
-  constexpr DataType kType = DataType::f32;
-  static const Conv2dInstance instances[] = {
-      implicit_gemm_instance<ConvShape<Tf32, 128, 128, 32, 2, 4, 3>, Copies::sixteen>(kType),
-      implicit_gemm_instance<ConvShape<Tf32, 128, 64, 32, 2, 2, 3>, Copies::any>(kType),
-      implicit_gemm_instance<ConvShape<Tf32, 64, 64, 32, 2, 2, 4>, Copies::any>(kType),
-      implicit_gemm_instance<ConvShape<Tf32, 128, 16, 32, 4, 1, 3>, Copies::any>(kType),
-  };
-  return instances;
-}
+inline constexpr Conv2dInstance kTf32[] = {
+    implicit_gemm_instance<ConvShape<Tf32, 128, 128, 32, 2, 4, 3>, Copies::sixteen>(DataType::f32),
+    implicit_gemm_instance<ConvShape<Tf32, 128, 64, 32, 2, 2, 3>, Copies::any>(DataType::f32),
+    implicit_gemm_instance<ConvShape<Tf32, 64, 64, 32, 2, 2, 4>, Copies::any>(DataType::f32),
+    implicit_gemm_instance<ConvShape<Tf32, 128, 16, 32, 4, 1, 3>, Copies::any>(DataType::f32),
+};
 
 }  // namespace tilewright::cuda::conv

@@ -4,7 +4,7 @@
 namespace tilewright::cuda::conv {
 
 std::span<const Conv2dInstance> implicit_gemm_tf32() {
-  return tf32_instances();
+  return kTf32;
 }
 
 }  // namespace tilewright::cuda::conv
