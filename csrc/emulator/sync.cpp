@@ -113,8 +113,9 @@ void open(NamedBarrier& barrier) {
 
 void check_whole_warps(const NamedBarrier& barrier, const Block& block, Site site, const char* what) {
   for (size_t w = 0; w < barrier.lanes.size(); ++w) {
+    // A lane that only arrived may have ended since.
     const uint32_t live = ~block.first[w * 32].warp->finished;
-    if (barrier.lanes[w] != 0 && barrier.lanes[w] != live) {
+    if (barrier.lanes[w] != 0 && (live & ~barrier.lanes[w]) != 0) {
       report(Kind::barrier, site,
              std::string(what) + " is reached by a part of warp " + std::to_string(w) + " only");
     }
