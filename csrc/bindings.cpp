@@ -1,5 +1,5 @@
-// tilewright._C: the compiled kernels for Python. Knows no torch: pointers come as integers, and whoever
-// calls keeps the memory alive and of the extent that the strides say.
+// tilewright._C: the compiled kernels for Python (those for GPUs: cuda/bindings.cpp). Knows no torch:
+// pointers come as integers, and whoever calls keeps the memory alive and of the extent that the strides say.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +10,9 @@
 #include "instances.h"
 #include "matmul/cpu/plan.h"
 #include "source_hash.h"
+#if TILEWRIGHT_HAS_CUDA
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 
@@ -26,7 +29,14 @@ py::dict build_info() {
   info["source_hash"] = kSourceHash;
   info["sanitize"] = static_cast<bool>(TILEWRIGHT_SANITIZE);
   info["openmp"] = built_with_openmp();
-  info["cuda"] = false;
+  info["cuda"] = static_cast<bool>(TILEWRIGHT_HAS_CUDA);
+  info["cuda_absent"] = TILEWRIGHT_CUDA_ABSENT;
+  info["cuda_archs"] = py::list();
+#if TILEWRIGHT_HAS_CUDA
+  info["cuda_archs"] = py::str(TILEWRIGHT_CUDA_BUILT_FOR).attr("split")(";");
+  info["cuda_compiler"] = "nvcc " TILEWRIGHT_NVCC_VERSION;
+  info["cuda_source_hash"] = kCudaSourceHash;
+#endif
   info["isa_levels"] = levels;
   return info;
 }
@@ -76,6 +86,9 @@ py::list instances() {
       }
     }
   }
+#if TILEWRIGHT_HAS_CUDA
+  cuda::append_instances(found);
+#endif
   return found;
 }
 
@@ -294,4 +307,7 @@ PYBIND11_MODULE(_C, module) {
            "Where the weight is frozen: writes its packed form, which `run` takes in place of the weight.")
       .def_property_readonly("packed_bytes", &Conv2dPlan::packed_bytes)
       .def_property_readonly("workspace_bytes", &Conv2dPlan::workspace_bytes);
+#if TILEWRIGHT_HAS_CUDA
+  cuda::add_plans(module);
+#endif
 }

@@ -4,5 +4,6 @@
 namespace tilewright {
 
 extern const char* const kSourceHash;
+extern const char* const kCudaSourceHash;  // of the CUDA kernels alone; only where they are built
 
 }  // namespace tilewright

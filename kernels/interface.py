@@ -19,6 +19,9 @@ DeviceKind = Literal["cpu", "cuda"]
 BACKEND_NAMES = ("cuda", "triton", "cpu", "aten", "reference")
 """Every backend an operation may have; the order breaks ties between equally fast candidates."""
 
+TEST_BACKEND_NAMES = ("cuda_emulated",)
+"""Backends that run only where they are asked for by name: they compute on slow stand-ins for a device."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
@@ -89,7 +92,9 @@ def absence(backend: Backend, device: DeviceSpec) -> Absence | None:
     if not device.hypothetical:
         return backend.absent(device.kind)
     if device.kind in backend.device_kinds:
-        return None
+        # Kernels that must have been compiled beforehand are unknown where they were not.
+        unbuilt: Callable[[], Absence | None] | None = getattr(backend, "unbuilt", None)
+        return None if unbuilt is None else unbuilt()
     return Absence(
         f"the {backend.name} backend is not written for {device.kind} devices", "nothing to be done"
     )

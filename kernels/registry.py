@@ -1,7 +1,7 @@
 """Finds operations and their backends by folder, and imports each only when it is first asked for.
 
 A kernel folder is found by being there: ``kernels/<operation>/<backend>`` (a module or a package whose name is
-in ``BACKEND_NAMES``) that defines ``BACKEND``. Importing Triton takes half a second, so nothing here is
+in ``BACKEND_NAMES`` or ``TEST_BACKEND_NAMES``) that defines ``BACKEND``. Importing Triton takes half a second, so nothing here is
 imported before a choice or a test needs it.
 """
 
@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from tilewright.errors import ArgumentError
-from tilewright.kernels.interface import BACKEND_NAMES, Backend
+from tilewright.kernels.interface import BACKEND_NAMES, TEST_BACKEND_NAMES, Backend
 
 _ROOT = Path(__file__).parent
 
@@ -26,20 +26,31 @@ def operations() -> tuple[str, ...]:
 
 @cache
 def backends(operation: str) -> tuple[str, ...]:
-    """Names of the backends of an operation, in the order of ``BACKEND_NAMES``."""
-    if operation not in operations():
-        raise ArgumentError(f"operation is {operation!r}; expected one of {', '.join(operations())}")
-    found = {module.name for module in pkgutil.iter_modules([str(_ROOT / operation)])}
+    """Names of the backends that a choice is made among, in the order of ``BACKEND_NAMES``."""
+    found = _modules(operation)
     return tuple(name for name in BACKEND_NAMES if name in found)
+
+
+@cache
+def test_backends(operation: str) -> tuple[str, ...]:
+    """Names of those that run only where they are asked for."""
+    found = _modules(operation)
+    return tuple(name for name in TEST_BACKEND_NAMES if name in found)
 
 
 @cache
 def backend(operation: str, name: str) -> Backend:
     """The backend `name` of `operation`."""
-    if name not in backends(operation):
+    if name not in backends(operation) and name not in test_backends(operation):
         raise ArgumentError(
             f"{operation}: backend is {name!r}; expected one of {', '.join(backends(operation))}"
         )
     module = importlib.import_module(f"tilewright.kernels.{operation}.{name}")
     found: Backend = module.BACKEND
     return found
+
+
+def _modules(operation: str) -> set[str]:
+    if operation not in operations():
+        raise ArgumentError(f"operation is {operation!r}; expected one of {', '.join(operations())}")
+    return {module.name for module in pkgutil.iter_modules([str(_ROOT / operation)])}

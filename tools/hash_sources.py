@@ -19,7 +19,7 @@ UNIT = """// Written by tools/hash_sources.py during the build.
 #include "source_hash.h"
 
 namespace tilewright {{
-constinit const char* const kSourceHash = "{}";
+constinit const char* const {} = "{}";
 }}  // namespace tilewright
 """
 
@@ -40,10 +40,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--name", default="kSourceHash", help="of the constant")
     parser.add_argument("--setting", action="append", default=[], help="may be repeated")
     parser.add_argument("files", nargs="+", help="relative to the root")
     arguments = parser.parse_args()
-    text = UNIT.format(hash_sources(arguments.root, arguments.files, arguments.setting))
+    digest = hash_sources(arguments.root, arguments.files, arguments.setting)
+    text = UNIT.format(arguments.name, digest)
     arguments.output.write_text(text)
     return 0
 

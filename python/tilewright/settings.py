@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tilewright.errors import ArgumentError
-from tilewright.kernels.interface import BACKEND_NAMES, Config
+from tilewright.kernels.interface import BACKEND_NAMES, TEST_BACKEND_NAMES, Config
 
 _PRECISIONS = ("auto", "ieee", "tf32")
 
@@ -41,7 +41,7 @@ def _intern(candidate: Options) -> Options:
 def _checked(
     backend: Any, config: Any, precision: Any, deterministic: Any, strict: Any, pack: Any, source: str
 ) -> Options:
-    if backend is not None and backend not in BACKEND_NAMES:
+    if backend is not None and backend not in BACKEND_NAMES + TEST_BACKEND_NAMES:
         raise ArgumentError(
             f"{source}: backend is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}, or None to choose"
         )

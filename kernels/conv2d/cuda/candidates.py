@@ -43,13 +43,14 @@ def _tiles(target: Target, problem: Conv2dProblem, device: DeviceSpec) -> Iterat
         if problem.depthwise:
             yield _config(each, 1, 1, "as_is")
             continue
-#A block more than twice as large as the product would compute mostly padding.
+        # A block more than twice as large as the product would compute mostly padding.
         if each.block_m > max(_covering(pixels), least_m) or each.block_n > max(_covering(channels), least_n):
             continue
         group_m = min(_GROUP_M, _covering(cdiv(pixels, each.block_m)))
         for split_k in _splits(each, problem, device):
             for layout in layouts:
                 yield _config(each, group_m, split_k, layout)
+
 
 def _config(instance: Instance, group_m: int, split_k: int, layout: str) -> CudaConfig:
     return CudaConfig(

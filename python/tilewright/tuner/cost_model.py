@@ -57,6 +57,7 @@ _MODELS = {
     ("cpu", "cpu"): "cpu",
     ("aten", "cpu"): "cpu_vendor",
     ("triton", "cuda"): "triton",
+    ("cuda", "cuda"): "cuda",
     ("aten", "cuda"): "gpu_vendor",
 }
 """Backend, kind of device -> the function in ``costs/<operation>.py``."""

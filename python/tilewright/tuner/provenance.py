@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import tilewright.kernels as kernels
-from tilewright.kernels.interface import DeviceSpec
+from tilewright.kernels.interface import DeviceKind, DeviceSpec
 from tilewright.tuner.device import core
 
 JUDGED = ("tilewright", "source", "binary", "torch", "triton", "driver")
@@ -26,8 +26,8 @@ def provenance(operation: str, device: DeviceSpec) -> dict[str, str]:
     return {
         "tilewright": version("tilewright"),
         "source": source_hash(operation),
-        # The compiled kernels run on CPUs: building them anew must not turn a GPU's rows stale.
-        "binary": binary_hash() if device.kind == "cpu" else "",
+        # Building one device's compiled kernels anew must not turn the other's rows stale.
+        "binary": binary_hash(device.kind),
         "torch": str(torch.__version__),
         # Triton makes no kernel for CPUs: installing it must not turn a CPU's rows stale.
         "triton": version("triton") if device.kind == "cuda" else "",
@@ -69,7 +69,9 @@ def source_hash(operation: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def binary_hash() -> str:
-    """The hash of the C++ sources, compiler and flags that the compiled core was built from; empty without it."""
+def binary_hash(kind: DeviceKind = "cpu") -> str:
+    """The hash of the C++ sources, compiler and flags that the compiled core's kernels for these devices were built
+    from; empty without them."""
     module = core()
-    return str(module.build_info().get("source_hash", "")) if module is not None else ""
+    name = "source_hash" if kind == "cpu" else "cuda_source_hash"
+    return str(module.build_info().get(name, "")) if module is not None else ""

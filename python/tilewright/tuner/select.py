@@ -114,7 +114,8 @@ def candidates(
         choice = select(problem, operation, device, store=store)
     times = _measured(problem, operation, device, store)
     listed: list[Candidate] = []
-    for name in registry.backends(operation):
+    names = registry.backends(operation)
+    for name in names if choice.backend in names else (choice.backend, *names):
         found = registry.backend(operation, name)
         missing = absence(found, device)
         if missing is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tilewright.kernels.conv2d.cpu import cost as cpu_cost
+from tilewright.kernels.conv2d.cuda import cost as cuda_cost
 from tilewright.kernels.conv2d.problem import Conv2dProblem, output_strides
 from tilewright.kernels.conv2d.triton import cost as triton_cost
 from tilewright.kernels.dtypes import KERNEL_DTYPES
@@ -35,6 +36,10 @@ def cpu(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> float:
 
 def triton(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> float:
     return triton_cost.expected_seconds(config, problem, device)
+
+
+def cuda(config: Any, problem: Conv2dProblem, device: DeviceSpec) -> float:
+    return cuda_cost.expected_seconds(config, problem, device)
 
 
 # oneDNN on CPUs, measured with torch 2.13 on AMD Zen 5 (AVX-512 with BF16), one thread. Convolutions in channels_last

@@ -8,6 +8,7 @@ import torch
 
 from tilewright.kernels.interface import DeviceSpec
 from tilewright.kernels.matmul.cpu import cost as cpu_cost
+from tilewright.kernels.matmul.cuda import cost as cuda_cost
 from tilewright.kernels.matmul.problem import MatmulProblem
 from tilewright.kernels.triton_cost import Product, product_seconds
 from tilewright.kernels.triton_tile import Tile
@@ -128,6 +129,10 @@ def triton(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
         column_bytes=k * itemsize,
     )
     return product_seconds(product, tile, field(config, "split_k", 1), field(config, "group_m", 1), device)
+
+
+def cuda(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
+    return cuda_cost.expected_seconds(config, problem, device)
 
 
 def gpu_vendor(config: Any, problem: MatmulProblem, device: DeviceSpec) -> float:
