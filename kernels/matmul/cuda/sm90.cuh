@@ -10,12 +10,9 @@
 //     producer    load 0 | load 1 | . load 2 | . load 3 | load 0' | load 1' | …      (' = next tile)
 //     consumer 0         | mma 0  | mma 1    | mma 2    | mma 3   | store y | mma 0'      rows 0 ..
 //     consumer 1         | mma 0  | mma 1    | mma 2    | mma 3   | store y | mma 0'      rows block_m/2 ..
-//   ping-pong
-//     consumer 0         | mma 0 .. mma 3   | store y           | mma 0'' ..
-//     consumer 1         |                  | mma 0' .. mma 3'  | store y'         the ring's order sets the
-//     pace:
-//                                                                stages of the next tile come after this
-//                                                                one's
+//   ping-pong                                           one starts when the other has begun its last step
+//     consumer 0         | mma 0  | mma 1    | mma 2    | mma 3   | store y            | mma 0'' | …
+//     consumer 1                                                  | mma 0' | mma 1' | … | store y'
 //
 // With clusters of two, the blocks have neighbouring tiles that share an operand. Each block fetches half of
 // it and multicasts that to both, so a stage may be refilled only when the consumers of *both* blocks have
@@ -132,6 +129,11 @@ TILEWRIGHT_DEVICE void release(ptx::Mbarrier* empty, int cluster) {
   }
 }
 
+// Ping-pong: a consumer begins a main loop when the other has seen all stages of its own. Stages come in that
+// order anyway, but a barrier's parity tells the current round from the one before and no more: who waits for
+// a stage that is two rounds off would find it full.
+constexpr int kTurnBarrier = 3;  // and 4; 1 and 2 are Sm90Store's
+
 template <class Tile>
 TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const TensorMap* y,
                                unsigned char* shared, const Sm90Barriers& barriers, int group) {
@@ -148,16 +150,18 @@ TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const Te
   const int steps = (p.k + Tile::kBlockK - 1) / Tile::kBlockK;
   Ring<Tile::kStages> ring;
   Sm90Sums<Tile> sums;
+  const int stride = static_cast<int>(gridDim.x) / p.cluster;
   int turn = 0;
 #pragma unroll 1
-  for (int index = blockIdx.x / p.cluster; index < p.count; index += gridDim.x / p.cluster) {
-    if (!kCooperative && turn++ % Tile::kConsumers != group) {
+  for (int index = blockIdx.x / p.cluster; index < p.count; index += stride, ++turn) {
+    if (!kCooperative && turn % Tile::kConsumers != group) {
       ring.skip(steps);
       continue;
     }
     TilePlace at = place<Tile>(p, index, rank);
     Sm90Bias<Tile> bias;
     if (p.bulk) bias.fetch(store, p, e, at);
+    if (!kCooperative && turn > 0) ptx::barrier_sync(kTurnBarrier + group, 128 * Tile::kConsumers);
     ptx::Mbarrier* last = nullptr;  // of the stage whose products are still in flight
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
@@ -172,6 +176,9 @@ TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const Te
       if (step > 0) release(last, p.cluster);
       last = barriers.empty + ring.stage;
       ring.advance();
+    }
+    if (!kCooperative && index + stride < p.count) {
+      ptx::barrier_arrive(kTurnBarrier + 1 - group, 128 * Tile::kConsumers);
     }
     ptx::wgmma_wait<0>();
     fence_sums<Tile>(sums);
