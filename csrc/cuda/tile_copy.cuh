@@ -15,8 +15,8 @@ namespace tilewright::cuda {
 struct Stretch {
   const char* first;
   int64_t mn_stride, k_stride;
-  int64_t extent;  // at least 1
-  int depth;       // of all tiles together; what is missing of the last tile is filled with zeros
+  int extent;  // at least 1; beyond the tile it does not matter
+  int depth;   // of all tiles together; what is missing of the last tile is filled with zeros
 };
 
 // How the threads share a tile: `width` bytes each, neighbours along the tile's rows, `kCount` times
@@ -43,38 +43,27 @@ class AsyncCopy {
     row_ = thread / Parts::kPerRow;
     const int column = thread % Parts::kPerRow * kElements;
     offset_ = Tile::offset(row_, thread % Parts::kPerRow * width);
-    left_ = from.depth;
+    tile_step_ = block_k * from.k_stride;
     if constexpr (major == Major::k) {
       pointer_ = from.first + row_ * from.mn_stride + column * from.k_stride;
       row_step_ = Parts::kRowsAtOnce * from.mn_stride;
-      tile_step_ = block_k * from.k_stride;
-      left_ -= column;
-      mask_ = 0;
-#pragma unroll
-      for (int i = 0; i < Parts::kCount; ++i) {
-        if (row_ + i * Parts::kRowsAtOnce < from.extent) mask_ |= 1u << i;
-      }
+      left_ = from.depth - column;
+      rows_ = from.extent - row_;
     } else {
       pointer_ = from.first + row_ * from.k_stride + column * from.mn_stride;
       row_step_ = Parts::kRowsAtOnce * from.k_stride;
-      tile_step_ = block_k * from.k_stride;
-      // Of a column that does not exist no row does.
-      left_ = column < from.extent ? left_ - row_ : 0;
+      left_ = column < from.extent ? from.depth - row_ : 0;  // of a column that does not exist no row does
+      rows_ = 0;
     }
   }
 
   TILEWRIGHT_DEVICE void issue(unsigned char* tile) {
     const char* from = pointer_;
-    const uint32_t mask = left_ > 0 ? mask_ : 0;
+    int rows = left_;
+    if constexpr (major == Major::k) rows = left_ > 0 ? rows_ : 0;
 #pragma unroll
     for (int i = 0; i < Parts::kCount; ++i) {
-      bool exists = false;
-      if constexpr (major == Major::k) {
-        exists = (mask >> i & 1) != 0;
-      } else {
-        exists = i * Parts::kRowsAtOnce < left_;
-      }
-      ptx::cp_async<width>(tile + place(i), from, exists ? width : 0);
+      ptx::cp_async<width>(tile + place(i), from, i * Parts::kRowsAtOnce < rows ? width : 0);
       from += row_step_;
     }
     pointer_ += tile_step_;
@@ -96,8 +85,9 @@ class AsyncCopy {
 
   const char* pointer_;  // of this thread's first copy
   int64_t row_step_, tile_step_;
-  int row_, offset_, left_;
-  uint32_t mask_ = 0;
+  int row_, offset_;
+  int left_;  // of k, from this thread's first element on
+  int rows_;  // of the tile, from this thread's first on, where k lies along them
 };
 
 // 16-bit elements with any strides, one load each, through registers: two that neighbour in the tile make a
@@ -112,34 +102,32 @@ class ElementCopy {
     const int thread = threadIdx.x;
     row_ = thread / Parts::kPerRow;
     const int column = thread % Parts::kPerRow * 2;
-    left_ = from.depth;
     tile_step_ = block_k * from.k_stride;
     if constexpr (major == Major::k) {
       pointer_ = from.first + row_ * from.mn_stride + column * from.k_stride;
       row_step_ = Parts::kRowsAtOnce * from.mn_stride;
       neighbour_ = from.k_stride;
-      left_ -= column;
-      extent_ = from.extent - row_;
+      left_ = from.depth - column;
+      other_ = from.extent - row_;
     } else {
       pointer_ = from.first + row_ * from.k_stride + column * from.mn_stride;
       row_step_ = Parts::kRowsAtOnce * from.k_stride;
       neighbour_ = from.mn_stride;
-      left_ -= row_;
-      extent_ = from.extent - column;
+      left_ = from.depth - row_;
+      other_ = from.extent - column;
     }
   }
 
   TILEWRIGHT_DEVICE void issue(unsigned char*) {
+    // How many rows of the tile the lower and the upper of the two elements have.
+    const int along = major == Major::k ? left_ : other_, rows = major == Major::k ? other_ : left_;
+    const int low_rows = along > 0 ? rows : 0, high_rows = along > 1 ? rows : 0;
     const char* from = pointer_;
 #pragma unroll
     for (int i = 0; i < Parts::kCount; ++i) {
-      // Rows of the tile, and elements along them, that exist.
-      const bool k_rows = major == Major::mn;
-      const bool row = i * Parts::kRowsAtOnce < (k_rows ? left_ : extent_);
-      const int64_t along = k_rows ? extent_ : left_;
       uint32_t low = 0, high = 0;
-      if (row && along > 0) low = *reinterpret_cast<const uint16_t*>(from);
-      if (row && along > 1) high = *reinterpret_cast<const uint16_t*>(from + neighbour_);
+      if (i * Parts::kRowsAtOnce < low_rows) low = *reinterpret_cast<const uint16_t*>(from);
+      if (i * Parts::kRowsAtOnce < high_rows) high = *reinterpret_cast<const uint16_t*>(from + neighbour_);
       words_[i] = low | high << 16;
       from += row_step_;
     }
@@ -158,8 +146,9 @@ class ElementCopy {
  private:
   const char* pointer_;
   int64_t row_step_, tile_step_, neighbour_;
-  int64_t extent_;
-  int row_, left_;
+  int row_;
+  int left_;   // of k, from this thread's first element on
+  int other_;  // of m or n
   uint32_t words_[Parts::kCount];
 };
 

@@ -58,11 +58,13 @@ inline constexpr int kTiledSharedBytes = []() {
 }();
 
 template <class Shape, CopyWidth width>
-TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads) tiled_matmul(const TiledParameters p) {
+TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads, 1) tiled_matmul(const TiledParameters p) {
   TILEWRIGHT_SHARED(shared);
   const TilePlace place(blockIdx.x, p);
   const int64_t row = static_cast<int64_t>(place.row) * Shape::kM;
   const int64_t column = static_cast<int64_t>(place.column) * Shape::kN;
+  const int rows = p.m - row < Shape::kM ? static_cast<int>(p.m - row) : Shape::kM;
+  const int columns = p.n - column < Shape::kN ? static_cast<int>(p.n - column) : Shape::kN;
   const int first_tile = static_cast<int>(place.part) * p.tiles_per_part;
   const int tiles = p.k_tiles - first_tile < p.tiles_per_part ? p.k_tiles - first_tile : p.tiles_per_part;
   const int64_t k = static_cast<int64_t>(first_tile) * Shape::kK;
@@ -75,17 +77,15 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads) tiled_matmul(const Til
     const char* b = p.b + place.batch0 * p.b_strides[0] + place.batch1 * p.b_strides[1] + k * p.b_strides[2] +
                     column * p.b_strides[3];
     CopyOf<Shape, typename Shape::ATile, Shape::kAMajor, width> copy_a(
-        Stretch{a, p.a_strides[2], p.a_strides[3], p.m - row, depth});
+        Stretch{a, p.a_strides[2], p.a_strides[3], rows, depth});
     CopyOf<Shape, typename Shape::BTile, Shape::kBMajor, width> copy_b(
-        Stretch{b, p.b_strides[3], p.b_strides[2], p.n - column, depth});
+        Stretch{b, p.b_strides[3], p.b_strides[2], columns, depth});
     mainloop<Shape>(acc, copy_a, copy_b, shared, tiles);
   }
   ptx::sync_threads();  // the warps' staging takes the place of the tiles
 
   Epilogue e = at_matrix(p.epilogue, place.batch0, place.batch1, column);
   e.y = advance(e.y, place.part * p.part_stride, e.y_type);
-  const int rows = p.m - row < Shape::kM ? static_cast<int>(p.m - row) : Shape::kM;
-  const int columns = p.n - column < Shape::kN ? static_cast<int>(p.n - column) : Shape::kN;
   float* staging = reinterpret_cast<float*>(shared) + threadIdx.x / 32 * kStagingFloats<Shape::kColumns>;
   store_warp_tile(acc, staging, e, EvenRows{row, e.y_strides[2], e.residual_strides[2]}, Shape::warp_row(),
                   Shape::warp_column(), rows, columns);
