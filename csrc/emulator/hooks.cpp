@@ -3,6 +3,7 @@
 // in its place.
 #include <cstring>
 
+#include "emulator/memory/bank_conflicts.h"
 #include "emulator/memory/memory.h"
 #include "emulator/report.h"
 
@@ -12,7 +13,10 @@ namespace {
 // Returns with the access allowed, or not at all.
 void touch_memory(Thread& thread, uintptr_t address, size_t bytes, unsigned access, Site site) {
   watch(nullptr);
-  if (!check_access(actor_of(thread), reinterpret_cast<const void*>(address), bytes, access, site)) abandon();
+  const auto* const pointer = reinterpret_cast<const void*>(address);
+  if (!check_access(actor_of(thread), pointer, bytes, access, site)) abandon();
+  if (counting_banks)
+    count_banks(thread, pointer, bytes, bytes >= 8 ? BankUse::vector : BankUse::scalar, site);
   watch(&thread);
 }
 

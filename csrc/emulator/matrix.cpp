@@ -126,7 +126,7 @@ void check_rows(Warp& warp, const Desk& d, int matrices, unsigned access, Site s
     }
     if (!check_access(actor_of(warp.lanes[lane]), row, 16, access, site)) abandon();
   }
-  if (!options().bank_conflicts) return;
+  if (!counting_banks) return;
   for (int matrix = 0; matrix < matrices; ++matrix) {
     (access == kRead ? counted.ldmatrix_conflicts : counted.stmatrix_conflicts) +=
         conflicts_of_rows(d.rows + matrix * 8);

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -39,13 +40,19 @@ std::string read_line(FILE* pipe) {
 
 // Is this a line of the kernels, not of the headers that give them their vocabulary?
 bool is_wrapper(const std::string& line) {
-  return line.find("/emulator/") != std::string::npos || line.rfind("??", 0) == 0;
+  return line.find("csrc/emulator/") != std::string::npos || line.rfind("??", 0) == 0;
 }
 
 std::string shortened(std::string line) {
   const size_t note = line.find(" (");  // "(discriminator 3)"
   if (note != std::string::npos) line.resize(note);
   return base_name(line);
+}
+
+std::string program() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
+  return length <= 0 ? std::string() : std::string(path, static_cast<size_t>(length));
 }
 
 }  // namespace
@@ -80,7 +87,7 @@ void Symbols::look_up() {
     // A program that is not position independent is loaded where it was linked: l_addr is zero then.
     const uintptr_t offset = before(site) - map->l_addr;
     std::string path = map->l_name;
-    if (path.empty()) path = "/proc/self/exe";
+    if (path.empty()) path = program();
     char text[64];
     std::snprintf(text, sizeof(text), "+0x%zx", static_cast<size_t>(offset));
     entry = {info.dli_sname != nullptr ? info.dli_sname : base_name(path) + text, base_name(path) + text};
@@ -90,14 +97,7 @@ void Symbols::look_up() {
     module.offsets.push_back(offset);
   }
   for (auto& [path, module] : modules) {
-    std::string file = path;
-    if (file == "/proc/self/exe") {
-      if (char* real = realpath(file.c_str(), nullptr)) {
-        file = real;
-        std::free(real);
-      }
-    }
-    std::string command = "addr2line -a -i -f -C -e '" + file + "'";
+    std::string command = "addr2line -a -i -f -C -e '" + path + "'";
     for (const uintptr_t offset : module.offsets) {
       char text[32];
       std::snprintf(text, sizeof(text), " 0x%zx", static_cast<size_t>(offset));

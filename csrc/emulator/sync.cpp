@@ -36,6 +36,11 @@ bool meet(int operation, uint64_t operand, uint32_t mask, const char* what, Site
   Thread& self = *current;
   Warp& warp = *self.warp;
   const uint32_t own = 1u << self.lane;
+  if ((mask & own) == 0) {
+    fail(Kind::divergence, site,
+         std::string(what) + " is called by lane " + std::to_string(self.lane) +
+             ", which its mask leaves out");
+  }
   Rendezvous* here = nullptr;
   for (int i = 0; i < warp.meetings; ++i) {
     Rendezvous& other = warp.meeting[i];
@@ -48,11 +53,6 @@ bool meet(int operation, uint64_t operand, uint32_t mask, const char* what, Site
     }
   }
   if (here == nullptr) {
-    if ((mask & own) == 0) {
-      fail(Kind::divergence, site,
-           std::string(what) + " is called by lane " + std::to_string(self.lane) +
-               ", which its mask leaves out");
-    }
     if ((mask & warp.finished) != 0) {
       fail(Kind::divergence, site,
            std::string(what) + " expects lane " + std::to_string(first_lane(mask & warp.finished)) +
@@ -168,6 +168,13 @@ void block_barrier(int id, int threads, bool waits, Site site, const char* what)
 }  // namespace
 
 void barriers_after_end(Thread& thread) {
+  const Warp& warp = *thread.warp;
+  for (int i = 0; i < warp.meetings; ++i) {
+    if ((warp.meeting[i].mask >> thread.lane & 1) == 0) continue;
+    fail(Kind::divergence, warp.meeting[i].site,
+         std::string(operation_name(warp.meeting[i].operation)) + " expects lane " +
+             std::to_string(thread.lane) + ", which has ended");
+  }
   // __syncthreads counts the threads that have not ended.
   NamedBarrier& barrier = thread.block->barriers[0];
   if (barrier.threads < 0 && barrier.arrived != 0 &&

@@ -75,6 +75,10 @@ void __ubsan_handle_mul_overflow(const Location* data, uintptr_t, uintptr_t) {
   found(Kind::undefined, *data, SITE, "a product overflows its signed type");
 }
 
+void __ubsan_handle_divrem_overflow(const Location* data, uintptr_t, uintptr_t) {
+  found(Kind::undefined, *data, SITE, "a division by zero, or of the least number by -1");
+}
+
 void __ubsan_handle_negate_overflow(const Location* data, uintptr_t) {
   found(Kind::undefined, *data, SITE, "a negation overflows its signed type");
 }

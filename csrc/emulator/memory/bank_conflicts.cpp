@@ -60,7 +60,7 @@ void add(BankUse use, unsigned extra) {
 }  // namespace
 
 void count_banks(Thread& thread, const void* address, size_t bytes, BankUse use, Site site) {
-  if (!options().bank_conflicts) return;
+  if (!counting_banks) return;
   size_t offset = 0;
   if (shared_block(address, offset) == nullptr) return;
   if (lines_of != resident->number) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "emulator/memory/bank_conflicts.h"
 #include "emulator/memory/buffers.h"
 #include "emulator/memory/cells.h"
 #include "emulator/report.h"
@@ -17,6 +18,7 @@ namespace tilewright::emulator {
 
 Thread* watched = nullptr;
 bool watching = true;
+bool counting_banks = false;
 
 namespace {
 
@@ -216,6 +218,7 @@ bool check_global(const Actor& actor, uintptr_t address, size_t bytes, unsigned 
 void set_options(const Options& options) {
   chosen = options;
   watching = options.checks;
+  counting_banks = options.checks && options.bank_conflicts;
 }
 
 Options options() {
@@ -271,6 +274,7 @@ void start_launch(const GridCall& call) {
 }
 
 void end_launch() {
+  flush_banks();
   arguments = 0;
   argument_bytes = 0;
 }

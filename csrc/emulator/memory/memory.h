@@ -12,6 +12,7 @@ enum Access : unsigned { kRead = 0, kWrite = 1, kAtomic = 2 };  // kAtomic with 
 // The thread whose ordinary accesses are looked at; null while the emulator itself runs, or without checks.
 extern Thread* watched;
 extern bool watching;
+extern bool counting_banks;
 inline void watch(Thread* thread) {
   watched = watching ? thread : nullptr;
 }
