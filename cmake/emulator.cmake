@@ -25,6 +25,7 @@ endif()
 message(STATUS "Emulator: CUDA's headers from ${TILEWRIGHT_CUDA_HEADERS}")
 
 file(GLOB_RECURSE TILEWRIGHT_EMULATOR_SOURCES CONFIGURE_DEPENDS csrc/emulator/*.cpp)
+list(FILTER TILEWRIGHT_EMULATOR_SOURCES EXCLUDE REGEX "/csrc/emulator/module.cpp$")
 # The driver makes tensor maps; the emulator has its own.
 set(host_sources ${TILEWRIGHT_CUDA_HOST_SOURCES})
 list(FILTER host_sources EXCLUDE REGEX "/csrc/cuda/tensor_map.cpp$")
@@ -41,15 +42,26 @@ if(TILEWRIGHT_WERROR)
   target_compile_options(tilewright_emulator_flags INTERFACE -Werror)
 endif()
 
-# The kernels alone are instrumented: g++ announces each of their loads and stores to functions that the emulator
-# defines in place of ThreadSanitizer's.
-add_library(tilewright_emulated_kernels OBJECT ${TILEWRIGHT_CUDA_SOURCES})
-set_source_files_properties(${TILEWRIGHT_CUDA_SOURCES} PROPERTIES LANGUAGE CXX)
-target_link_libraries(tilewright_emulated_kernels PRIVATE tilewright_emulator_flags)
-target_compile_options(tilewright_emulated_kernels PRIVATE -x c++ -O1 -g1 -fsanitize=thread
+add_library(tilewright_emulator_core STATIC ${TILEWRIGHT_EMULATOR_SOURCES})
+set_target_properties(tilewright_emulator_core PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
+target_link_libraries(tilewright_emulator_core PUBLIC tilewright_emulator_flags ${CMAKE_DL_LIBS})
+target_compile_options(tilewright_emulator_core PRIVATE -O2)
+
+# The kernels alone are instrumented: g++ announces each of their loads and stores, and what C++ leaves undefined, to
+# functions that the emulator defines in place of the sanitizers' libraries. -g1: reports name lines.
+add_library(tilewright_emulated_kernel_flags INTERFACE)
+target_link_libraries(tilewright_emulated_kernel_flags INTERFACE tilewright_emulator_flags)
+target_compile_options(tilewright_emulated_kernel_flags INTERFACE -x c++ -O1 -g1
+    -fsanitize=thread,alignment,bounds,shift,signed-integer-overflow
     "SHELL:--param tsan-instrument-func-entry-exit=0" -Wno-unknown-pragmas)
 
-pybind11_add_module(_emulator MODULE NO_EXTRAS ${TILEWRIGHT_EMULATOR_SOURCES} ${host_sources}
+add_library(tilewright_emulated_kernels OBJECT ${TILEWRIGHT_CUDA_SOURCES})
+set_source_files_properties(${TILEWRIGHT_CUDA_SOURCES} PROPERTIES LANGUAGE CXX)
+target_link_libraries(tilewright_emulated_kernels PRIVATE tilewright_emulated_kernel_flags)
+
+pybind11_add_module(_emulator MODULE NO_EXTRAS csrc/emulator/module.cpp ${host_sources}
                     $<TARGET_OBJECTS:tilewright_emulated_kernels>)
-target_link_libraries(_emulator PRIVATE tilewright_emulator_flags)
+target_link_libraries(_emulator PRIVATE tilewright_emulator_core)
 target_compile_options(_emulator PRIVATE -O2)
+
+add_subdirectory(tests/emulator)
