@@ -189,10 +189,11 @@ TILEWRIGHT_DEVICE void consume(const Sm90Problem& p, const Epilogue& e, const Te
   if (store.thread == 0) ptx::tma_store_wait<0>();  // the slabs are read until then
 }
 
-template <class Tile>
-TILEWRIGHT_KERNEL void __launch_bounds__(Tile::kThreads, 1)
-    sm90_matmul(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
-                const __grid_constant__ TensorMap y, const Sm90Problem p, const Epilogue e) {
+// What all threads of a block do. `produce(stages, barriers)` is the producer's walk over tiles and stages; a
+// kernel whose operands are no plain matrices brings its own.
+template <class Tile, class Produce>
+TILEWRIGHT_DEVICE void run_roles(const Sm90Problem& p, const Epilogue& e, const TensorMap* y,
+                                 const Produce& produce) {
   TILEWRIGHT_SHARED(shared);
   Sm90Barriers barriers;
   barriers.full = reinterpret_cast<ptx::Mbarrier*>(shared + Tile::kBarrierOffset);
@@ -215,19 +216,28 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Tile::kThreads, 1)
   if (group == 0) {
     ptx::registers_shrink<Tile::kProducerRegisters>();
     if (threadIdx.x < 32 && ptx::elect_one()) {
-      ptx::tma_prefetch(&a);
-      ptx::tma_prefetch(&b);
-      if (p.bulk) ptx::tma_prefetch(&y);
-      produce<Tile>(p, &a, &b, shared, barriers);
+      if (p.bulk) ptx::tma_prefetch(y);
+      produce(shared, barriers);
     }
     ptx::sync_warp();
   } else {
     ptx::registers_grow<Tile::kConsumerRegisters>();
-    consume<Tile>(p, e, &y, shared, barriers, group - 1);
+    consume<Tile>(p, e, y, shared, barriers, group - 1);
     ptx::sync_warp();
   }
   // Nor may a block leave while the other still arrives at its barriers or writes to its stages.
   if (p.cluster > 1) ptx::cluster_sync();
+}
+
+template <class Tile>
+TILEWRIGHT_KERNEL void __launch_bounds__(Tile::kThreads, 1)
+    sm90_matmul(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
+                const __grid_constant__ TensorMap y, const Sm90Problem p, const Epilogue e) {
+  run_roles<Tile>(p, e, &y, [&](unsigned char* stages, const Sm90Barriers& barriers) {
+    ptx::tma_prefetch(&a);
+    ptx::tma_prefetch(&b);
+    produce<Tile>(p, &a, &b, stages, barriers);
+  });
 }
 
 }  // namespace tilewright::cuda
