@@ -59,7 +59,7 @@ class CudaConv2d:
         if problem.frozen_weight:
             return unwrapped(self.bind(config, replace(problem, frozen_weight=False)))
         if problem.device != "cuda" and not problem.alignment:
-            # A problem of CPU tensors says nothing of their addresses : the emulator takes copies of some.
+            # A problem of CPU tensors says nothing of their addresses: the emulator takes copies of some.
             launch_aligned = self.bind(config, placed(problem))
             return lambda *operands: launch_aligned(*map(aligned, operands))
         shape, strides, dtype = problem.out_shape, problem.out_strides, problem.dtype

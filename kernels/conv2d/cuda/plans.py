@@ -50,31 +50,34 @@ def label(target: Target, config: CudaConfig, problem: Conv2dProblem) -> str:
 
 def _arguments(config: CudaConfig, problem: Conv2dProblem) -> dict[str, Any]:
     return {
-  "batch" : problem.batch, "groups" : problem.groups,
-      "in_channels" : problem
-                          .in_channels  // problem.groups,
-                      "out_channels"
-      : problem.out_channels  // problem.groups,
-        "size" : problem.size,
-      "out_size" : problem.out_size, "kernel" : problem.kernel, "stride" : problem.stride,
-      "dilation" : problem.dilation, "padding" : (problem.padding[0], problem.padding[2]),
-                                                 "x_strides" : problem.x_strides,
-                                                 "weight_strides" : problem.weight_strides,
-                                                 "y_strides" : problem.y_strides,
-                                                 "residual_strides" : problem.residual_strides,
-                                                 "bias_stride" : problem.bias_stride,
-                                                 "dtype"
-      : DTYPE_NAMES[problem.dtype],
-        "bias_dtype" : None if problem.bias_dtype is None else DTYPE_NAMES[problem.bias_dtype],
-        "residual_dtype" : None if problem.residual_dtype is None else DTYPE_NAMES[problem.residual_dtype],
-        "activation" : ACTIVATION_CODES[problem.activation],
-                       "alignment" : problem.alignment,
-                       "group_m" : config.group_m,
-                       "split_k" : config.split_k,
-                       "stage_x" : config.layout == "nhwc",
-}
+        "batch": problem.batch,
+        "groups": problem.groups,
+        "in_channels": problem.in_channels // problem.groups,
+        "out_channels": problem.out_channels // problem.groups,
+        "size": problem.size,
+        "out_size": problem.out_size,
+        "kernel": problem.kernel,
+        "stride": problem.stride,
+        "dilation": problem.dilation,
+        "padding": (problem.padding[0], problem.padding[2]),
+        "x_strides": problem.x_strides,
+        "weight_strides": problem.weight_strides,
+        "y_strides": problem.y_strides,
+        "residual_strides": problem.residual_strides,
+        "bias_stride": problem.bias_stride,
+        "dtype": DTYPE_NAMES[problem.dtype],
+        "bias_dtype": None if problem.bias_dtype is None else DTYPE_NAMES[problem.bias_dtype],
+        "residual_dtype": None if problem.residual_dtype is None else DTYPE_NAMES[problem.residual_dtype],
+        "activation": ACTIVATION_CODES[problem.activation],
+        "alignment": problem.alignment,
+        "group_m": config.group_m,
+        "split_k": config.split_k,
+        "stage_x": config.layout == "nhwc",
+    }
 
-def _operands(problem : Conv2dProblem) -> str
-    : name = DTYPE_NAMES.get(problem.dtype, str(problem.dtype)) if name == "f32" and problem.precision ==
-                                                                                         "ieee"
-    : return "f32 without rounding it (precision 'tf32' admits that)" return name
+
+def _operands(problem: Conv2dProblem) -> str:
+    name = DTYPE_NAMES.get(problem.dtype, str(problem.dtype))
+    if name == "f32" and problem.precision == "ieee":
+        return "f32 without rounding it (precision 'tf32' admits that)"
+    return name
