@@ -125,7 +125,7 @@ bool run_leaving() {
   return y[0] == 4;
 }
 
-const harness::Registration named({"named_barriers",
+const harness::Registration named({"barriers_by_name",
                                    {"no_full_barrier", "no_empty_barrier", "other_count", "wrong_barrier",
                                     "no_arrival", "half_warp", "uneven_count", "barrier_beyond",
                                     "one_buffer"},
