@@ -29,8 +29,6 @@ Desk& desk() {
   return desks[current->warp->number];
 }
 
-typedef float Row8 __attribute__((vector_size(32)));
-
 float from_bf16(uint32_t bits) {
   const uint32_t word = bits << 16;
   float value;
@@ -59,54 +57,75 @@ float from_tf32(uint32_t bits) {
   return value;
 }
 
+#if defined(__x86_64__) && !defined(__clang__)
+#define TILEWRIGHT_WIDE \
+  __attribute__((target_clones("avx2", "default")))  // without fma: the same bits everywhere
+#else
+#define TILEWRIGHT_WIDE
+#endif
+
+struct Matrices {
+  float a[16][16];
+  float b[16][8];
+  float d[16][8];
+};
+
 template <class Convert>
-void gather_16(const Desk& d, float (&a)[16][16], Row8 (&b)[16], Convert convert) {
+inline void gather_16(const Desk& desk, Matrices& m, Convert convert) {
   for (int lane = 0; lane < 32; ++lane) {
     const int group = lane / 4;
     const int pair = lane % 4 * 2;
     for (int i = 0; i < 4; ++i) {  // i & 1: rows 8 further on, i & 2: columns 8 further on
-      float* at = &a[group + (i & 1) * 8][pair + (i & 2) * 4];
-      at[0] = convert(d.words[lane][i] & 0xffff);
-      at[1] = convert(d.words[lane][i] >> 16);
+      float* const at = &m.a[group + (i & 1) * 8][pair + (i & 2) * 4];
+      at[0] = convert(desk.words[lane][i] & 0xffff);
+      at[1] = convert(desk.words[lane][i] >> 16);
     }
     for (int i = 0; i < 2; ++i) {
-      b[pair + i * 8][group] = convert(d.b[lane][i] & 0xffff);
-      b[pair + i * 8 + 1][group] = convert(d.b[lane][i] >> 16);
+      m.b[pair + i * 8][group] = convert(desk.b[lane][i] & 0xffff);
+      m.b[pair + i * 8 + 1][group] = convert(desk.b[lane][i] >> 16);
     }
   }
 }
 
-void multiply_all(Multiplicand type, Desk& d) {
-  float a[16][16];
-  Row8 b[16];
+// Four rows at a time: each sum waits for its own last addition only.
+TILEWRIGHT_WIDE void multiply_add(Matrices& m, int depth) {
+  typedef float Row __attribute__((vector_size(32)));
+  for (int row = 0; row < 16; row += 4) {
+    Row sums[4];
+    std::memcpy(sums, m.d[row], sizeof(sums));
+    for (int k = 0; k < depth; ++k) {
+      Row b;
+      std::memcpy(&b, m.b[k], sizeof(b));
+      for (int i = 0; i < 4; ++i) sums[i] += m.a[row + i][k] * b;
+    }
+    std::memcpy(m.d[row], sums, sizeof(sums));
+  }
+}
+
+void multiply_all(Multiplicand type, Desk& desk) {
+  Matrices m;
   int depth = 16;
   if (type == Multiplicand::bf16) {
-    gather_16(d, a, b, from_bf16);
+    gather_16(desk, m, from_bf16);
   } else if (type == Multiplicand::f16) {
     const float* const values = half_values();
-    gather_16(d, a, b, [values](uint32_t bits) { return values[bits]; });
+    gather_16(desk, m, [values](uint32_t bits) { return values[bits]; });
   } else {
     depth = 8;
     for (int lane = 0; lane < 32; ++lane) {
       const int group = lane / 4;
       const int column = lane % 4;
-      for (int i = 0; i < 4; ++i) a[group + (i & 1) * 8][column + (i & 2) * 2] = from_tf32(d.words[lane][i]);
-      for (int i = 0; i < 2; ++i) b[column + i * 4][group] = from_tf32(d.b[lane][i]);
+      for (int i = 0; i < 4; ++i)
+        m.a[group + (i & 1) * 8][column + (i & 2) * 2] = from_tf32(desk.words[lane][i]);
+      for (int i = 0; i < 2; ++i) m.b[column + i * 4][group] = from_tf32(desk.b[lane][i]);
     }
   }
-  for (int row = 0; row < 16; ++row) {
-    Row8 sum;
-    for (int pair = 0; pair < 4; ++pair) {
-      const float* held = &d.sums[row % 8 * 4 + pair][row / 8 * 2];
-      sum[pair * 2] = held[0];
-      sum[pair * 2 + 1] = held[1];
-    }
-    for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k];
-    for (int pair = 0; pair < 4; ++pair) {
-      float* held = &d.sums[row % 8 * 4 + pair][row / 8 * 2];
-      held[0] = sum[pair * 2];
-      held[1] = sum[pair * 2 + 1];
-    }
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 2; ++i) std::memcpy(&m.d[lane / 4 + i * 8][lane % 4 * 2], &desk.sums[lane][i * 2], 8);
+  }
+  multiply_add(m, depth);
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 2; ++i) std::memcpy(&desk.sums[lane][i * 2], &m.d[lane / 4 + i * 8][lane % 4 * 2], 8);
   }
 }
 
