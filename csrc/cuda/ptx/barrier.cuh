@@ -33,13 +33,14 @@ TILEWRIGHT_DEVICE void mbarrier_arrive(Mbarrier* barrier) {
 }
 
 // Arrives at the barrier that lies at the same place in the shared memory of the cluster's block
-// `block_rank`.
+// `block_rank`. This tells that asynchronous reads are over; it does not hand over what the thread wrote with
+// ordinary stores: a release to the whole cluster costs a MEMBAR.GPU, in every step of a main loop.
 TILEWRIGHT_DEVICE void mbarrier_arrive_cluster(Mbarrier* barrier, int block_rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(shared_address(barrier)),
       "r"(block_rank)
       : "memory");
