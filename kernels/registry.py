@@ -1,8 +1,8 @@
 """Finds operations and their backends by folder, and imports each only when it is first asked for.
 
 A kernel folder is found by being there: ``kernels/<operation>/<backend>`` (a module or a package whose name is
-in ``BACKEND_NAMES`` or ``TEST_BACKEND_NAMES``) that defines ``BACKEND``. Importing Triton takes half a second, so nothing here is
-imported before a choice or a test needs it.
+in ``BACKEND_NAMES`` or ``TEST_BACKEND_NAMES``) that defines ``BACKEND``. Importing Triton takes half a second, so
+nothing here is imported before a choice or a test needs it.
 """
 
 from __future__ import annotations

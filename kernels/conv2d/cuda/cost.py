@@ -12,7 +12,7 @@ from tilewright.kernels.triton_cost import GPU_BANDWIDTH_SHARE, TILE_LATENCY, Pr
 from tilewright.kernels.triton_launch import cdiv
 from tilewright.kernels.triton_tile import Tile
 
-# Guesses until they are measured, the same as those for the Triton kernels(conv2d / triton / cost.py).
+# Guesses until they are measured, the same as those for the Triton kernels (conv2d/triton/cost.py).
 _GATHER_SHARE = 0.8
 _SINGLES_SHARE = 0.3  # of that, where an image is gathered element by element
 _STEP_LATENCY = 0.5e-6
@@ -33,7 +33,7 @@ def expected_seconds(config: CudaConfig, problem: Conv2dProblem, device: DeviceS
         problem.dtype,
         problem.precision,
     )
-    # A pixel that one window has brought is there for those around it : a row costs memory its share of the image.
+    # A pixel that one window has brought is there for those around it: a row costs memory its share of the image.
     row_bytes = min(problem.reduction * itemsize, image / groups / max(pixels, 1))
     product = Product(
         batch=groups,
@@ -54,6 +54,6 @@ def expected_seconds(config: CudaConfig, problem: Conv2dProblem, device: DeviceS
         product, tile, config.split_k, config.group_m, device, share=share, step_latency=_STEP_LATENCY
     )
     if config.layout == "nhwc":
-        # A transposition : half of the bandwidth is what torch's copy draws.
+        # A transposition: half of the bandwidth is what torch's copy draws.
         seconds += 4 * image / (device.bandwidth * GPU_BANDWIDTH_SHARE) + device.launch_seconds
     return seconds

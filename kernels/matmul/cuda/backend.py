@@ -59,7 +59,7 @@ class CudaMatmul:
         if problem.frozen_b:
             return unwrapped(self.bind(config, replace(problem, frozen_b=False)))
         if problem.device != "cuda" and not problem.alignment:
-            # A problem of CPU tensors says nothing of their addresses : the emulator takes copies of some.
+            # A problem of CPU tensors says nothing of their addresses: the emulator takes copies of some.
             launch_aligned = self.bind(config, placed(problem))
             return lambda *operands: launch_aligned(*map(aligned, operands))
         out_shape, out_dtype, keep_preact = problem.out_shape, problem.out_dtype, problem.keep_preact

@@ -70,7 +70,7 @@ def _arguments(config: CudaConfig, problem: MatmulProblem) -> dict[str, Any]:
     m, n = problem.m, problem.n
     outer, inner = (1, 1, *problem.batch)[-2:]
     residual = problem.residual_strides
-    # Strides of dimensions of size 1 are 0, whatever they were : they say nothing against vectors.
+    # Strides of dimensions of size 1 are 0, whatever they were: they say nothing against vectors.
     sizes = (outer, inner, m)
     y = _without_ones(sizes, (inner * m * n, m * n, n, 1))
     alignment = problem.alignment
@@ -86,7 +86,6 @@ def _arguments(config: CudaConfig, problem: MatmulProblem) -> dict[str, Any]:
         "y_strides": y,
         "residual_strides": None if residual is None else _without_ones(sizes, _last_four(residual)),
         "bias_stride": problem.bias_stride,
-        "dtype": DTYPE_NAMES[problem.dtype],
         "out_dtype": DTYPE_NAMES[problem.out_dtype],
         "bias_dtype": None if problem.bias_dtype is None else DTYPE_NAMES[problem.bias_dtype],
         "residual_dtype": None if problem.residual_dtype is None else DTYPE_NAMES[problem.residual_dtype],
