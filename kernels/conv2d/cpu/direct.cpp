@@ -243,6 +243,9 @@ struct Worker {
         const int vectors = static_cast<int>(ceil_div(channels, kLanes));
         const int64_t ldz = vectors * kLanes;
         tile.b = weight + (block.group * layout.panels + panel) * layout.panel_units;
+        for (int64_t i = 0; i < merged; ++i) {
+          fetch_strip(g, p, strips[i], block.group * g.out_channels + channel, channels);
+        }
         for (int64_t i = 0; i < count; i += 2) {
           const int64_t pair = min(2, count - i);
           tile.a[0] = a[i];

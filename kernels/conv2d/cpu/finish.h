@@ -41,6 +41,25 @@ inline Epilogue epilogue_at(const Conv2dGeometry& g, const Conv2dPointers& p, co
   return e;
 }
 
+// Fetches the lines of y that finish_strip will write, while they are computed: the hardware does not foresee
+// stores to many pixels, or many planes, in turn. Inlined, for g++ drops calls of functions that only fetch.
+TW_INLINE void fetch_strip(const Conv2dGeometry& g, const Conv2dPointers& p, const Strip& strip,
+                           int64_t channel, int64_t channels) {
+  const bool along_channels = g.y_k == 1;
+  if (!along_channels && g.y_w != 1) return;
+  const int64_t size = size_of(g.dtype);
+  const int64_t lines = along_channels ? strip.count : channels;
+  const int64_t line = (along_channels ? g.y_w : g.y_k) * size;
+  const int64_t bytes = (along_channels ? channels : strip.count) * size;
+  const int64_t at = strip.image * g.y_n + strip.row * g.y_h + strip.col * g.y_w + channel * g.y_k;
+  const char* y = static_cast<const char*>(p.y) + at * size;
+  for (int64_t i = 0; i < lines; ++i) {
+    for (int64_t offset = 0; offset < bytes; offset += kLine) {
+      __builtin_prefetch(y + i * line + offset, 1, 3);
+    }
+  }
+}
+
 // Elements that lie `stride` apart.
 template <class T>
 void spread(void* to, const void* from, int64_t stride, int count) {
