@@ -1,6 +1,7 @@
 // The skinny kernel's instances.
 #include "matmul/cuda/lists.h"
 #include "matmul/cuda/skinny.cuh"
+#include "matmul/cuda/skinny_float.cuh"
 
 namespace tilewright::cuda {
 

@@ -29,8 +29,9 @@ struct SkinnyShape {
   using Warp = Reader;
   static constexpr int kWarpsN = warps_n, kWarpsK = warps_k, kThreads = warps_n * warps_k * 32;
   static constexpr int kM = Reader::kM, kN = Reader::kN * warps_n, kK = Reader::kDepth * warps_k;
-  static constexpr int kWarpFloats = Reader::kM * (Reader::kN + kSumsPad);
-  static constexpr int kSharedBytes = warps_n * warps_k * kWarpFloats * 4;
+  // The sums of all warps: (warps_k, kM, kN), rows apart so that they begin in different banks.
+  static constexpr int kStride = kN + 4, kPartFloats = kM * kStride;
+  static constexpr int kSharedBytes = warps_k * kPartFloats * 4;
   static constexpr int kUnits = kN / 8;  // of eight columns
 };
 
@@ -48,28 +49,27 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads) skinny_matmul(const Sk
   {
     const int first = static_cast<int>(part) * p.part_depth;
     const int end = p.k - first < p.part_depth ? p.k : first + p.part_depth;
-    const int warp_column = warp_n * Reader::kN;
     SkinnyOperands operands;
     operands.a = p.a + batch0 * p.a_strides[0] + batch1 * p.a_strides[1];
-    operands.b =
-        p.b + batch0 * p.b_strides[0] + batch1 * p.b_strides[1] + (column + warp_column) * p.b_strides[3];
+    operands.b = p.b + batch0 * p.b_strides[0] + batch1 * p.b_strides[1] + column * p.b_strides[3];
     operands.a_row = p.a_strides[2];
     operands.b_stride = Reader::kColumn ? p.b_strides[3] : p.b_strides[2];
     operands.m = p.m;
-    operands.columns = columns - warp_column;
+    operands.columns = columns;
+    operands.column = warp_n * Reader::kN;
+    operands.k = first + warp_k * Reader::kDepth;
+    operands.step = Shape::kK;
     operands.end = end;
     Reader reader(operands);
     // One chunk ahead.
-    int k = first + warp_k * Reader::kDepth;
-    typename Reader::Chunk now = reader.load(k);
-#pragma unroll 1
-    while (k < end) {
-      k += Shape::kK;
-      const typename Reader::Chunk next = reader.load(k);
+    typename Reader::Chunk now = reader.load();
+#pragma unroll 2
+    for (int k = operands.k; k < end; k += Shape::kK) {
+      const typename Reader::Chunk next = reader.load();
       reader.multiply(now);
       now = next;
     }
-    reader.store(sums + warp * Shape::kWarpFloats);
+    reader.store(sums + warp_k * Shape::kPartFloats + operands.column, Shape::kStride);
   }
   ptx::sync_threads();
 
@@ -85,14 +85,13 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads) skinny_matmul(const Sk
           advance(e.residual, row * e.residual_strides[2] + unit * e.residual_strides[3], e.residual_type),
           e.residual_type, e.residual_vectors, e.residual_strides[3], count);
     }
-    const float* from =
-        sums + unit / Reader::kN * Shape::kWarpFloats + row * (Reader::kN + kSumsPad) + unit % Reader::kN;
+    const float* from = sums + row * Shape::kStride + unit;
     float v[8] = {};
 #pragma unroll 1
     for (int i = 0; i < Shape::kWarpsK; ++i) {
 #pragma unroll
       for (int q = 0; q < 8; ++q) v[q] += from[q];
-      from += Shape::kWarpsN * Shape::kWarpFloats;
+      from += Shape::kPartFloats;
     }
     if (e.bias != nullptr) {
       add_eight(v,

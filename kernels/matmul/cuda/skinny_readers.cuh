@@ -1,10 +1,11 @@
-// How a warp of the skinny kernel multiplies a strip of the weight, straight from global memory: no element
-// of B is used twice, so it never passes through shared memory. What a lane loads are 16 neighbouring bytes,
-// and what it multiplies is what it loaded: k may be numbered in any order as long as A and B agree.
+// How a warp of the skinny kernel multiplies a strip of 16-bit weight, straight from global memory: no
+// element of B is used twice, so it never passes through shared memory. What a lane loads are 16 neighbouring
+// bytes, and what it multiplies is what it loaded: k may be numbered in any order as long as A and B agree.
 //
-// A reader has `Chunk load(k)`, the lane's share of kDepth of k from k on (zeros beyond the end), which may
-// be under way while `multiply(chunk)` adds up an earlier one; and `store(sums)`, which writes the warp's kM
-// x kN sums.
+// A reader has `Chunk load()`, the lane's share of the next kDepth of k (zeros beyond the end), which may be
+// under way while `multiply(chunk)` adds up an earlier one; and `store(sums, stride)`, which writes the
+// warp's kM x kN sums. Rows and columns that do not exist repeat the last that does: they cost no memory
+// traffic, and nobody stores their sums.
 #pragma once
 
 #include <cstring>
@@ -17,70 +18,65 @@ namespace tilewright::cuda {
 // A's and B's matrices at the block's first column; strides in bytes.
 struct SkinnyOperands {
   const char *a, *b;
-  int64_t a_row, b_stride;  // between rows of A; between columns of B (along k contiguous) or its rows
-  int m, columns;           // rows of A; columns of B from the block's first on
-  int end;                  // of k
+  int64_t a_row, b_stride;  // between rows of A; between columns of B (contiguous along k) or its rows
+  int m, columns;           // rows of A and columns of B from the block's first on, at least 1 of each
+  int column;               // the warp's first, in the block
+  int k, step, end;         // the warp's first, how far it goes on from chunk to chunk, and where k ends
 };
 
 TILEWRIGHT_DEVICE uint32_t word_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-TILEWRIGHT_DEVICE float float_of(const uint4& v, int i) {
-  const uint32_t bits = word_of(v, i);
-  float f;
-  memcpy(&f, &bits, 4);
-  return f;
+TILEWRIGHT_DEVICE int smaller(int a, int b) {
+  return a < b ? a : b;
 }
 
-inline constexpr int kSumsPad = 4;  // floats between rows of sums, so that rows begin in different banks
-
-// 16-bit, B along k: the weight as the matrix unit's left operand, 16 of its columns a tile, eight rows of A
-// as the right. Lane 4g + t loads k = 8t .. 8t+7 of columns g, g+8 and of row g, words w0 w1 w2 w3 each:
+// B along k: the weight as the matrix unit's left operand, 16 of its columns a tile, eight rows of A as the
+// right. Lane 4g + t loads k = 8t .. 8t+7 of columns g, g+8 and of row g, words w0 w1 w2 w3 each:
 //
 //     k         0..7    8..15   16..23  24..31        first product:  k in w0, w1 of all lanes
 //     column g  [t = 0] [t = 1] [t = 2] [t = 3]       second:         k in w2, w3
 template <class T, int rows_of_8, int tiles_of_16>
-struct SkinnyAlongK {
-  static constexpr int kM = 8 * rows_of_8, kN = 16 * tiles_of_16, kUnroll = tiles_of_16 == 1 ? 4 : 2;
-  static constexpr int kDepth = 32 * kUnroll, kElement = 2;
+class SkinnyAlongK {
+  static constexpr int kUnroll = tiles_of_16 == 1 ? 4 : 2;
+
+ public:
+  static constexpr int kM = 8 * rows_of_8, kN = 16 * tiles_of_16, kDepth = 32 * kUnroll, kElement = 2;
   static constexpr bool kColumn = true;  // B's columns are contiguous
   struct Chunk {
     uint4 a[kUnroll][rows_of_8], b[kUnroll][tiles_of_16][2];
   };
 
-  TILEWRIGHT_DEVICE explicit SkinnyAlongK(const SkinnyOperands& o) : end_(o.end) {
+  TILEWRIGHT_DEVICE explicit SkinnyAlongK(const SkinnyOperands& o) {
     const int lane = threadIdx.x % 32, g = lane / 4;
-    first_ = lane % 4 * 8;
-    a_ = o.a + g * o.a_row;
-    b_ = o.b + g * o.b_stride;
-    a_step_ = 8 * o.a_row;
-    b_step_ = 8 * o.b_stride;
-    rows_ = o.m - g;
-    columns_ = o.columns - g;
+    const int k = o.k + lane % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < rows_of_8; ++i) {
+      a_[i] = o.a + smaller(i * 8 + g, o.m - 1) * o.a_row + static_cast<int64_t>(k) * kElement;
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * tiles_of_16; ++i) {
+      b_[i] = o.b + smaller(o.column + i * 8 + g, o.columns - 1) * o.b_stride +
+              static_cast<int64_t>(k) * kElement;
+    }
+    left_ = o.end - k;
+    step_ = o.step;
   }
 
-  TILEWRIGHT_DEVICE Chunk load(int from) const {
-    Chunk chunk = {};
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int k = from + u * 32 + first_;
-      if (k >= end_) continue;
-#pragma unroll
-      for (int tile = 0; tile < 2 * tiles_of_16; ++tile) {
-        if (tile * 8 < columns_) {
-          chunk.b[u][tile / 2][tile % 2] =
-              ptx::load_streaming_16(b_ + tile * b_step_ + static_cast<int64_t>(k) * kElement);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < rows_of_8; ++i) {
-        if (i * 8 < rows_) {
-          chunk.a[u][i] =
-              *reinterpret_cast<const uint4*>(a_ + i * a_step_ + static_cast<int64_t>(k) * kElement);
-        }
-      }
+  TILEWRIGHT_DEVICE Chunk load() {
+    Chunk chunk;
+    // Whole for all lanes or for none: the lanes of a chunk are at most 24 of k apart.
+    if (left_ + static_cast<int>(threadIdx.x) % 4 * 8 >= kDepth) {
+      fetch<true>(chunk);
+    } else {
+      fetch<false>(chunk);
     }
+#pragma unroll
+    for (int i = 0; i < rows_of_8; ++i) a_[i] += step_ * kElement;
+#pragma unroll
+    for (int i = 0; i < 2 * tiles_of_16; ++i) b_[i] += step_ * kElement;
+    left_ -= step_;
     return chunk;
   }
 
@@ -105,7 +101,7 @@ struct SkinnyAlongK {
   }
 
   // sums_[..][2p + q] is column g + 8p of its tile, row 2t + q.
-  TILEWRIGHT_DEVICE void store(float* sums) const {
+  TILEWRIGHT_DEVICE void store(float* sums, int stride) const {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int tile = 0; tile < tiles_of_16; ++tile) {
@@ -113,56 +109,81 @@ struct SkinnyAlongK {
       for (int i = 0; i < rows_of_8; ++i) {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-          sums[(i * 8 + 2 * t + r % 2) * (kN + kSumsPad) + tile * 16 + g + r / 2 * 8] = sums_[tile][i][r];
+          sums[(i * 8 + 2 * t + r % 2) * stride + tile * 16 + g + r / 2 * 8] = sums_[tile][i][r];
         }
       }
     }
   }
 
  private:
-  const char *a_, *b_;
-  int64_t a_step_, b_step_;
-  int first_, end_, rows_, columns_;
+  template <bool whole>
+  TILEWRIGHT_DEVICE void fetch(Chunk& chunk) const {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const bool exists = whole || u * 32 < left_;
+#pragma unroll
+      for (int i = 0; i < 2 * tiles_of_16; ++i) {
+        uint4& to = chunk.b[u][i / 2][i % 2];
+        to = uint4{0, 0, 0, 0};
+        if (exists) to = ptx::load_streaming_16(b_[i] + u * 32 * kElement);
+      }
+#pragma unroll
+      for (int i = 0; i < rows_of_8; ++i) {
+        chunk.a[u][i] = uint4{0, 0, 0, 0};
+        if (exists) chunk.a[u][i] = *reinterpret_cast<const uint4*>(a_[i] + u * 32 * kElement);
+      }
+    }
+  }
+
+  const char *a_[rows_of_8], *b_[2 * tiles_of_16];
+  int left_, step_;  // of k, from this lane's first element on
   float sums_[tiles_of_16][rows_of_8][4] = {};
 };
 
-// 16-bit, B along n: A is the left operand, 16 rows. Lane 4g + t loads columns 8g .. 8g+7 of rows k = 8t ..
-// 8t+7, whole lines of 64 columns, and pairs rows k, k+1 by permuting bytes: its column 8g + j is column g of
-// the j-th product.
+// B along n: A is the left operand, 16 rows. Lane 4g + t loads columns 8g .. 8g+7 of rows k = 8t .. 8t+7,
+// whole lines of 64 columns, and pairs rows k, k+1 by permuting bytes: its column 8g + j is column g of the
+// j-th product.
 template <class T>
-struct SkinnyAlongN {
+class SkinnyAlongN {
+ public:
   static constexpr int kM = 16, kN = 64, kDepth = 32, kElement = 2;
   static constexpr bool kColumn = false;
   struct Chunk {
     uint4 a[2], b[8];
   };
 
-  TILEWRIGHT_DEVICE explicit SkinnyAlongN(const SkinnyOperands& o) : end_(o.end) {
+  TILEWRIGHT_DEVICE explicit SkinnyAlongN(const SkinnyOperands& o) {
     const int lane = threadIdx.x % 32, g = lane / 4;
-    first_ = lane % 4 * 8;
-    a_ = o.a + g * o.a_row;
-    a_step_ = 8 * o.a_row;
-    b_ = o.b + g * 16;
+    const int k = o.k + lane % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      a_[i] = o.a + smaller(i * 8 + g, o.m - 1) * o.a_row + static_cast<int64_t>(k) * kElement;
+    }
+    // There are whole vectors of eight columns.
+    b_ = o.b + k * o.b_stride + smaller(o.column + g * 8, o.columns - 8) * kElement;
     b_row_ = o.b_stride;
-    rows_ = o.m - g;
-    exists_ = g * 8 < o.columns;
+    b_step_ = o.step * o.b_stride;
+    left_ = o.end - k;
+    step_ = o.step;
   }
 
-  TILEWRIGHT_DEVICE Chunk load(int from) const {
-    Chunk chunk = {};
-    const int k = from + first_;
-    const char* b = b_ + k * b_row_;
+  TILEWRIGHT_DEVICE Chunk load() {
+    Chunk chunk;
+    const char* b = b_;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      if (exists_ && k + i < end_) chunk.b[i] = ptx::load_streaming_16(b);
+      chunk.b[i] = uint4{0, 0, 0, 0};
+      if (i < left_) chunk.b[i] = ptx::load_streaming_16(b);
       b += b_row_;
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      if (i * 8 < rows_ && k < end_) {
-        chunk.a[i] = *reinterpret_cast<const uint4*>(a_ + i * a_step_ + static_cast<int64_t>(k) * kElement);
-      }
+      chunk.a[i] = uint4{0, 0, 0, 0};
+      if (left_ > 0) chunk.a[i] = *reinterpret_cast<const uint4*>(a_[i]);
+      a_[i] += step_ * kElement;
     }
+    b_ += b_step_;
+    left_ -= step_;
     return chunk;
   }
 
@@ -183,156 +204,22 @@ struct SkinnyAlongN {
   }
 
   // sums_[j][2p + q] is row g + 8p, column 8(2t + q) + j.
-  TILEWRIGHT_DEVICE void store(float* sums) const {
+  TILEWRIGHT_DEVICE void store(float* sums, int stride) const {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        sums[(g + r / 2 * 8) * (kN + kSumsPad) + (2 * t + r % 2) * 8 + j] = sums_[j][r];
+        sums[(g + r / 2 * 8) * stride + (2 * t + r % 2) * 8 + j] = sums_[j][r];
       }
     }
   }
 
  private:
-  const char *a_, *b_;
-  int64_t a_step_, b_row_;
-  int first_, end_, rows_;
-  bool exists_;
+  const char *a_[2], *b_;
+  int64_t b_row_, b_step_;
+  int left_, step_;
   float sums_[8][4] = {};
-};
-
-// fp32 in fp32 arithmetic, B along k: lanes divide k, four elements each, and the warp has `columns` columns.
-// The lanes' sums are added by a butterfly that halves their number at every step: lane l ends up with the
-// whole sums number l · share .. .
-template <int rows, int columns>
-struct SkinnyFloatAlongK {
-  static constexpr int kM = rows, kN = columns, kDepth = 128, kElement = 4;
-  static constexpr bool kColumn = true;
-  static_assert(rows * columns % 32 == 0);
-  struct Chunk {
-    uint4 b[columns];
-    int k;
-  };
-
-  TILEWRIGHT_DEVICE explicit SkinnyFloatAlongK(const SkinnyOperands& o) : o_(o) {}
-
-  TILEWRIGHT_DEVICE Chunk load(int from) const {
-    Chunk chunk = {};
-    chunk.k = from + static_cast<int>(threadIdx.x % 32) * 4;
-    const char* b = o_.b + static_cast<int64_t>(chunk.k) * kElement;
-#pragma unroll
-    for (int i = 0; i < columns; ++i) {
-      if (chunk.k < o_.end && i < o_.columns) chunk.b[i] = ptx::load_streaming_16(b);
-      b += o_.b_stride;
-    }
-    return chunk;
-  }
-
-  TILEWRIGHT_DEVICE void multiply(const Chunk& chunk) {
-    const char* a = o_.a + static_cast<int64_t>(chunk.k) * kElement;
-#pragma unroll
-    for (int row = 0; row < rows; ++row) {
-      uint4 x = {0, 0, 0, 0};
-      if (chunk.k < o_.end && row < o_.m) x = *reinterpret_cast<const uint4*>(a);
-      a += o_.a_row;
-#pragma unroll
-      for (int i = 0; i < columns; ++i) {
-#pragma unroll
-        for (int q = 0; q < 4; ++q) {
-          sums_[row * columns + i] = fmaf(float_of(x, q), float_of(chunk.b[i], q), sums_[row * columns + i]);
-        }
-      }
-    }
-  }
-
-  TILEWRIGHT_DEVICE void store(float* sums) {
-    const int lane = threadIdx.x % 32;
-    int count = rows * columns;
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2) {
-      count /= 2;
-      const bool upper = (lane & step) != 0;
-#pragma unroll
-      for (int i = 0; i < rows * columns / 2; ++i) {
-        if (i >= count) continue;
-        const float kept = upper ? sums_[i + count] : sums_[i];
-        const float given = upper ? sums_[i] : sums_[i + count];
-        sums_[i] = kept + ptx::shuffle_xor(given, step);
-      }
-    }
-    constexpr int kShare = rows * columns / 32;
-#pragma unroll
-    for (int i = 0; i < kShare; ++i) {
-      const int at = lane * kShare + i;
-      sums[at / columns * (kN + kSumsPad) + at % columns] = sums_[i];
-    }
-  }
-
- private:
-  SkinnyOperands o_;
-  float sums_[rows * columns] = {};
-};
-
-// fp32 in fp32 arithmetic, B along n: a lane has four neighbouring columns; A's elements are the same for all
-// lanes.
-template <int rows>
-struct SkinnyFloatAlongN {
-  static constexpr int kM = rows, kN = 128, kDepth = 4, kElement = 4;
-  static constexpr bool kColumn = false;
-  struct Chunk {
-    uint4 b[kDepth];
-    int k;
-  };
-
-  TILEWRIGHT_DEVICE explicit SkinnyFloatAlongN(const SkinnyOperands& o) : o_(o) {
-    const int column = static_cast<int>(threadIdx.x % 32) * 4;
-    exists_ = column < o.columns;
-    o_.b += column * kElement;
-  }
-
-  TILEWRIGHT_DEVICE Chunk load(int from) const {
-    Chunk chunk = {};
-    chunk.k = from;
-    const char* b = o_.b + from * o_.b_stride;
-#pragma unroll
-    for (int i = 0; i < kDepth; ++i) {
-      if (exists_ && from + i < o_.end) chunk.b[i] = ptx::load_streaming_16(b);
-      b += o_.b_stride;
-    }
-    return chunk;
-  }
-
-  TILEWRIGHT_DEVICE void multiply(const Chunk& chunk) {
-    const char* a = o_.a + static_cast<int64_t>(chunk.k) * kElement;
-#pragma unroll
-    for (int row = 0; row < rows; ++row) {
-      uint4 x = {0, 0, 0, 0};
-      if (chunk.k < o_.end && row < o_.m) x = *reinterpret_cast<const uint4*>(a);
-      a += o_.a_row;
-#pragma unroll
-      for (int i = 0; i < kDepth; ++i) {
-#pragma unroll
-        for (int q = 0; q < 4; ++q) {
-          sums_[row][q] = fmaf(float_of(x, i), float_of(chunk.b[i], q), sums_[row][q]);
-        }
-      }
-    }
-  }
-
-  TILEWRIGHT_DEVICE void store(float* sums) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int row = 0; row < rows; ++row) {
-      *reinterpret_cast<float4*>(sums + row * (kN + kSumsPad) + lane * 4) =
-          make_float4(sums_[row][0], sums_[row][1], sums_[row][2], sums_[row][3]);
-    }
-  }
-
- private:
-  SkinnyOperands o_;
-  bool exists_;
-  float sums_[rows][4] = {};
 };
 
 }  // namespace tilewright::cuda
