@@ -13,5 +13,8 @@ Conv2dInstance depthwise_f32();
 std::span<const Conv2dInstance> implicit_gemm_bf16();
 std::span<const Conv2dInstance> implicit_gemm_f16();
 std::span<const Conv2dInstance> implicit_gemm_tf32();
+std::span<const Conv2dInstance> sm90_bf16();
+std::span<const Conv2dInstance> sm90_f16();
+std::span<const Conv2dInstance> sm90_tf32();
 
 }  // namespace tilewright::cuda::conv
