@@ -195,7 +195,7 @@ using emulator::need;
 
 TensorMap tiled_map(DataType type, int rank, const void* base, const uint64_t* sizes,
                     const uint64_t* stride_bytes, const uint32_t* box, Swizzle swizzle) {
-  constexpr char kOperation[] = "tiled_map";
+  static constexpr char kOperation[] = "tiled_map";
   need(rank >= 1 && rank <= emulator::kMaxRank, kOperation, "rank", rank, "1 to 5");
   emulator::MapDescription map = emulator::common(kOperation, type, rank, base, sizes, stride_bytes, swizzle);
   for (int dim = 0; dim < rank; ++dim) {
@@ -209,7 +209,7 @@ TensorMap tiled_map(DataType type, int rank, const void* base, const uint64_t* s
 TensorMap im2col_map(DataType type, const void* base, const uint64_t* sizes, const uint64_t* stride_bytes,
                      const int* lower_corner, const int* upper_corner, uint32_t channels_per_pixel,
                      uint32_t pixels_per_column, const uint32_t* traversal_stride, Swizzle swizzle) {
-  constexpr char kOperation[] = "im2col_map";
+  static constexpr char kOperation[] = "im2col_map";
   emulator::MapDescription map = emulator::common(kOperation, type, 4, base, sizes, stride_bytes, swizzle);
   map.is_im2col = 1;
   for (int dim = 0; dim < 2; ++dim) {

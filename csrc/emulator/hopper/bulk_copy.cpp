@@ -190,7 +190,7 @@ uint32_t own_mask() {
 
 void tiled_store(const cuda::TensorMap* map, const void* shared, int rank, const int* coordinates,
                  Site site) {
-  constexpr char kWhat[] = "tma_store";
+  static constexpr char kWhat[] = "tma_store";
   const MapDescription description = described(map, false, rank, site, kWhat);
   BulkStores& stores = state().threads[current->id].stores;
   if (stores.reader == 0) {

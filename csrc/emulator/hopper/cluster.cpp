@@ -77,7 +77,7 @@ using namespace emulator;
 namespace {
 
 void arrive_at_cluster(Site site) {
-  constexpr char kWhat[] = "cluster_arrive";
+  static constexpr char kWhat[] = "cluster_arrive";
   if (meet(kClusterArrive, 0, ~0u, kWhat, site)) release(~0u);
   ClusterBarrier& barrier = state().cluster;
   if (barrier.arrivals.empty()) barrier.arrivals.resize(resident->threads.size(), 0);
@@ -91,7 +91,7 @@ void arrive_at_cluster(Site site) {
 }
 
 void wait_for_cluster(Site site) {
-  constexpr char kWhat[] = "cluster_wait";
+  static constexpr char kWhat[] = "cluster_wait";
   if (meet(kClusterWait, 0, ~0u, kWhat, site)) release(~0u);
   ClusterBarrier& barrier = state().cluster;
   const uint64_t arrival = barrier.arrivals.empty() ? 0 : barrier.arrivals[current->id];

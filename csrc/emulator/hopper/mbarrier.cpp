@@ -54,12 +54,24 @@ void advance(Block& block, MbarrierState& barrier, Site site) {
   barrier.waiting.clear();
 }
 
+// What an arrival from another block tells: it releases to the scope of its own block only. Asynchronous
+// reads that the thread waited for are over for everybody; its ordinary accesses are not ordered.
+void join_remote(Clock& arriving) {
+  resident->clocks.widen(arriving);
+  const size_t threads = resident->threads.size();
+  join(arriving.data() + threads, current->clock + threads, resident->clocks.width() - threads);
+}
+
 void arrive(Block& block, MbarrierState& barrier, Site site, const char* what) {
   if (barrier.pending == 0) {
     fail(Kind::barrier, site,
          std::string(what) + ": " + describe(block, barrier) + " takes no more arrivals");
   }
-  resident->clocks.join_into(barrier.arriving, current->id);
+  if (&block == current->block) {
+    resident->clocks.join_into(barrier.arriving, current->id);
+  } else {
+    join_remote(barrier.arriving);
+  }
   tick(*current);
   --barrier.pending;
   advance(block, barrier, site);
@@ -159,7 +171,7 @@ using namespace emulator;
 
 void mbarrier_init(Mbarrier* barrier, int count) {
   const Site site = __builtin_return_address(0);
-  constexpr char kWhat[] = "mbarrier_init";
+  static constexpr char kWhat[] = "mbarrier_init";
   if (count < 1 || count > kMaxCount) {
     fail(Kind::barrier, site,
          "mbarrier_init: count is " + std::to_string(count) + "; expected 1 to 2^20 - 1");
@@ -193,22 +205,27 @@ void mbarrier_init_fence() {
 
 void mbarrier_arrive(Mbarrier* barrier) {
   const Site site = __builtin_return_address(0);
-  constexpr char kWhat[] = "mbarrier_arrive";
+  static constexpr char kWhat[] = "mbarrier_arrive";
   arrive(*current->block, own_barrier(barrier, site, kWhat), site, kWhat);
 }
 
 void mbarrier_arrive_cluster(Mbarrier* barrier, int block_rank) {
   const Site site = __builtin_return_address(0);
-  constexpr char kWhat[] = "mbarrier_arrive_cluster";
+  static constexpr char kWhat[] = "mbarrier_arrive_cluster";
   const uint32_t offset = shared_offset(barrier, sizeof *barrier, site, kWhat);
   Block& block = block_of_cluster(block_rank, site, kWhat);
-  note_use(block, {current->id, current->clock[current->id]}, site, kWhat);
+  if (&block != current->block) {
+    AgentStep& arrival = state().threads[current->id].remote_arrival;
+    if (arrival.id == 0) arrival.id = new_agent();
+    current->clock[arrival.id] = ++arrival.epoch;
+    note_use(block, arrival, site, kWhat);
+  }
   arrive(block, mbarrier_at(block, offset, &block != current->block, site, kWhat), site, kWhat);
 }
 
 void mbarrier_expect_bytes(Mbarrier* barrier, uint32_t bytes) {
   const Site site = __builtin_return_address(0);
-  constexpr char kWhat[] = "mbarrier_expect_bytes";
+  static constexpr char kWhat[] = "mbarrier_expect_bytes";
   MbarrierState& found = own_barrier(barrier, site, kWhat);
   found.bytes += bytes;
   if (found.bytes > kMaxCount) {

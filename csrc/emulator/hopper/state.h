@@ -24,6 +24,7 @@ struct BlockState {
 struct ThreadState {
   ProxyFences fences;
   BulkStores stores;
+  AgentStep remote_arrival{};  // the last one at another block's mbarrier
 };
 
 struct HopperState {

@@ -87,10 +87,13 @@ void check_fenced(const WarpMultiplies& warp, const Accumulator& accumulator, Si
            "wgmma: wgmma_fence is missing between this and what the threads did with their registers before");
     return;
   }
-  const size_t values = values_of(accumulator);
-  for (size_t lane = 0; lane < 32 && !accumulator.at_fence.empty(); ++lane) {
-    if (std::memcmp(accumulator.registers[lane], &accumulator.at_fence[lane * values],
-                    values * sizeof(float)) != 0) {
+  const size_t bytes = values_of(accumulator) * sizeof(float);
+  for (size_t lane = 0; lane < 32; ++lane) {
+    const Snapshot& snapshot = warp.at_fence[lane];
+    const size_t offset = static_cast<size_t>(
+        reinterpret_cast<const unsigned char*>(accumulator.registers[lane]) - snapshot.from);
+    if (offset > snapshot.bytes.size() || bytes > snapshot.bytes.size() - offset) continue;
+    if (std::memcmp(accumulator.registers[lane], &snapshot.bytes[offset], bytes) != 0) {
       report(Kind::asynchronous, site,
              "wgmma: lane " + std::to_string(lane) + " wrote to its sums after the last wgmma_fence");
       return;
@@ -132,7 +135,6 @@ void land(Warp& warp, Accumulator& accumulator, Site site) {
   }
   for_each_register(accumulator, [&](float& value, size_t place) { value = accumulator.sums[place]; });
   accumulator.in_flight = false;
-  accumulator.at_fence.clear();
 }
 
 void multiply_next(Warp& warp, WarpMultiplies& own) {
@@ -197,15 +199,14 @@ void wait(int groups, Site site) {
 }
 
 void fence() {
+  const Warp& warp = *current->warp;
   WarpMultiplies& own = multiplies();
   own.fenced = true;
-  for (Accumulator& accumulator : own.accumulators) {
-    if (accumulator.in_flight) continue;
-    const size_t values = values_of(accumulator);
-    accumulator.at_fence.resize(32 * values);
-    for (size_t lane = 0; lane < 32; ++lane) {
-      std::copy_n(accumulator.registers[lane], values, &accumulator.at_fence[lane * values]);
-    }
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    Snapshot& snapshot = own.at_fence[lane];
+    const Thread& thread = warp.lanes[lane];
+    snapshot.bytes.assign(snapshot.from,
+                          reinterpret_cast<const unsigned char*>(thread.stack_low) + thread.stack_bytes);
   }
 }
 
@@ -279,6 +280,7 @@ namespace tilewright::ptx {
 using namespace emulator;
 
 void wgmma_fence() {
+  multiplies().at_fence[current->lane].from = static_cast<const unsigned char*>(__builtin_frame_address(0));
   if (!meet(kFence, 0, kAll, "wgmma_fence", __builtin_return_address(0))) return;
   fence();
   release(kAll);

@@ -20,9 +20,8 @@ struct Accumulator {
   float* registers[32];
   int n = 0;  // columns; each lane has n / 2 values
   bool in_flight = false;
-  Epoch last = 0;               // the last multiplication into it
-  std::vector<float> sums;      // 16 rows of n, while in flight
-  std::vector<float> at_fence;  // what the registers held at the last wgmma_fence, lane by lane
+  Epoch last = 0;           // the last multiplication into it
+  std::vector<float> sums;  // 16 rows of n, while in flight
 };
 
 struct PendingMultiply {
@@ -31,6 +30,12 @@ struct PendingMultiply {
   Epoch epoch;
   Clock clock;
   Site site;
+};
+
+// A lane's stack as it was at its last wgmma_fence: what its registers held.
+struct Snapshot {
+  const unsigned char* from = nullptr;
+  std::vector<unsigned char> bytes;
 };
 
 struct WarpMultiplies {
@@ -42,6 +47,7 @@ struct WarpMultiplies {
   std::deque<Epoch> groups;             // committed and not waited for: the last epoch of each
   Epoch committed = 0;
   float* registers[32] = {};  // that the lanes of the call at hand name
+  Snapshot at_fence[32];
 };
 
 // Which multiplications the warps of a warpgroup started: they must be the same.

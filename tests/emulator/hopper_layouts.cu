@@ -3,14 +3,14 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
-#include <map>
+#include <iostream>
 #include <set>
 #include <vector>
 
-#include "check.h"
 #include "cuda/error.h"
 #include "emulator/descriptor.h"
 #include "emulator/tensor_map.h"
+#include "harness.h"
 
 using namespace tilewright;
 using cuda::DataType;
@@ -18,6 +18,20 @@ using cuda::Swizzle;
 using emulator::MapDescription;
 
 namespace {
+
+int failures = 0;
+
+bool check(bool condition, const std::string& what) {
+  if (!condition && ++failures <= 20) std::cerr << "FAILED: " << what << "\n";
+  return condition;
+}
+
+template <class A, class B>
+void check_equal(const A& got, const B& expected, const std::string& what) {
+  if (got == expected) return;
+  if (++failures <= 20)
+    std::cerr << "FAILED: " << what << ": got " << got << ", expected " << expected << "\n";
+}
 
 constexpr Swizzle kSwizzles[] = {Swizzle::none, Swizzle::b32, Swizzle::b64, Swizzle::b128};
 
@@ -364,17 +378,20 @@ void test_im2col_refusals() {
   check(error({0, -1, -2, 0, 0, -1}).find("offset_h") == 0, "a negative offset");
 }
 
-}  // namespace
-
-int main() {
-  test_swizzle();
-  test_descriptor_bits();
-  test_operands();
-  test_accumulator();
-  test_tiled_lines();
-  test_tiled_ranks();
-  test_tiled_refusals();
-  test_im2col();
-  test_im2col_refusals();
-  return conclude();
+template <void (*... tests)()>
+bool run(int) {
+  failures = 0;
+  (tests(), ...);
+  return failures == 0;
 }
+
+const harness::Registration kCases[] = {
+    harness::Registration({"hopper_swizzles", {}, run<test_swizzle>}),
+    harness::Registration(
+        {"hopper_descriptors", {}, run<test_descriptor_bits, test_operands, test_accumulator>}),
+    harness::Registration(
+        {"hopper_tiled_maps", {}, run<test_tiled_lines, test_tiled_ranks, test_tiled_refusals>}),
+    harness::Registration({"hopper_im2col_maps", {}, run<test_im2col, test_im2col_refusals>}),
+};
+
+}  // namespace
