@@ -4,7 +4,7 @@
 // it is read front to back. A is read row by row, up to kMaxRows rows at a time, where it lies or as a copy.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/tile_store.h"
 
 namespace tilewright::TILEWRIGHT_ISA_NAMESPACE {
 
@@ -28,6 +28,7 @@ template <class B>
 struct WidenedStep {
   using AUnit = float;
   using BUnit = B;
+  using Result = B;                 // what tiles that finish themselves write
   static constexpr int kDepth = 1;  // values of k in a step
 
   TW_INLINE static vf load_b(const B* p) {
@@ -49,6 +50,7 @@ struct WidenedStep {
 struct Bf16PairStep {
   using AUnit = uint32_t;
   using BUnit = uint32_t;
+  using Result = bf16_by_unit;
   static constexpr int kDepth = 2;
 
   TW_INLINE static vf load_b(const uint32_t* p) {
@@ -69,15 +71,16 @@ struct Bf16PairStep {
 
 // What a tile is given. Strides of B are in units of the packed operand, those of A and prefetching in bytes.
 struct TileArguments {
-  int64_t steps;          // of k
-  const void* a;          // [rows][steps]
-  int64_t a_row;          // from a row of a to the next
-  const void* b;          // per panel [steps][kPanel]
-  int64_t panel_stride;   // from a panel of b to the next
-  float* c;               // [rows][vectors·kLanes]
-  bool accumulate;        // add to c
-  uintptr_t prefetch;     // fetched into L2 on the way, two cache lines in each step
-  int64_t prefetch_step;  // from step to step; 0: nothing new
+  int64_t steps;           // of k
+  const void* a;           // [rows][steps]
+  int64_t a_row;           // from a row of a to the next
+  const void* b;           // per panel [steps][kPanel]
+  int64_t panel_stride;    // from a panel of b to the next
+  float* c;                // [rows][vectors·kLanes]
+  bool accumulate;         // add to c
+  const TileStore* store;  // null: the sums go to c; else they are finished and go there
+  uintptr_t prefetch;      // fetched into L2 on the way, two cache lines in each step
+  int64_t prefetch_step;   // from step to step; 0: nothing new
 };
 
 // C[kRows][kVectors·kLanes] (+)= sum over k of a[kRows][k] · b[k][kVectors·kLanes]
@@ -154,11 +157,18 @@ void multiply_tile(const TileArguments& t) {
   // Each block of k is summed on its own and then added: over long k that is more accurate than one chain.
   TW_UNROLL for (int i = 0; i < kRows; ++i) {
     TW_UNROLL for (int j = 0; j < kVectors; ++j) {
-      vf total = acc[0][i][j];
-      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) total += acc[chain][i][j];
-      float* at = t.c + (i * kVectors + j) * kLanes;
-      store(at, t.accumulate ? load(at) + total : total);
+      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) acc[0][i][j] += acc[chain][i][j];
+      if (t.accumulate) acc[0][i][j] = load(t.c + (i * kVectors + j) * kLanes) + acc[0][i][j];
     }
+  }
+  if constexpr (kRoundsByUnit<typename Step::Result>) {
+    if (t.store != nullptr) {
+      store_sums<typename Step::Result, kRows>(acc[0], *t.store);
+      return;
+    }
+  }
+  TW_UNROLL for (int i = 0; i < kRows; ++i) {
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) store(t.c + (i * kVectors + j) * kLanes, acc[0][i][j]);
   }
 }
 

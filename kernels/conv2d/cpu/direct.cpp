@@ -222,7 +222,7 @@ struct Worker {
     for (int64_t chunk0 = 0; chunk0 < all; chunk0 += chunk) {
       const int64_t count = min(chunk, all - chunk0);
       const char* a[kMaxChunk];
-      Strip strips[kMaxChunk];
+      Strip pixels[kMaxChunk], strips[kMaxChunk];
       int64_t merged = 0;  // strips, after those that follow each other became one
       for (int64_t i = 0; i < count; ++i) {
         const int64_t row = (chunk0 + i) / runs;
@@ -231,6 +231,7 @@ struct Worker {
         a[i] = reinterpret_cast<const char*>(slab + row * layout.slab.stride_h * layout.slab.row_units +
                                              col * layout.slab.stride_w * layout.slab.pixel_units);
         const Strip strip{block.image, block.y0 + row, block.x0 + col, run};
+        pixels[i] = strip;
         if (i > 0 && follows(strips[merged - 1], strip)) {
           strips[merged - 1].count += run;
         } else {
@@ -243,24 +244,43 @@ struct Worker {
         const int vectors = static_cast<int>(ceil_div(channels, kLanes));
         const int64_t ldz = vectors * kLanes;
         tile.b = weight + (block.group * layout.panels + panel) * layout.panel_units;
+        const int64_t y_channel = block.group * g.out_channels + channel;
         for (int64_t i = 0; i < merged; ++i) {
-          fetch_strip(g, p, strips[i], block.group * g.out_channels + channel, channels);
+          fetch_strip(g, p, strips[i], y_channel, channels);
         }
+        const bool in_registers =
+            g.y_k == 1 && channels == ldz &&
+            finishes_in_registers<typename Step::Result>(epilogue_at(g, p, strips[0], y_channel));
         for (int64_t i = 0; i < count; i += 2) {
           const int64_t pair = min(2, count - i);
           tile.a[0] = a[i];
           tile.a[1] = a[i + pair - 1];
           tile.c = sums + i * run * ldz;
+          TileStore store;
+          tile.store = nullptr;
+          if (in_registers) {
+            place(store, 0, pixels[i], y_channel);
+            place(store, 1, pixels[i + pair - 1], y_channel);
+            tile.store = &store;
+          }
           ahead.next(tile, steps);
           kWindows<Step>.at[run][pair][vectors](tile);
         }
+        if (in_registers) continue;
         float* z = sums;
         for (int64_t i = 0; i < merged; ++i) {
-          finish_strip(z, ldz, g, p, strips[i], block.group * g.out_channels + channel, channels);
+          finish_strip(z, ldz, g, p, strips[i], y_channel, channels);
           z += strips[i].count * ldz;
         }
       }
     }
+  }
+
+  // Sends a run of a tile to y.
+  void place(TileStore& store, int run, const Strip& strip, int64_t channel) const {
+    Epilogue e = epilogue_at(g, p, strip, channel);
+    e.out_row = g.y_w;
+    place_run(store, run, e);
   }
 
   // Whether the second strip goes on where the first ends, in y and in the residual.

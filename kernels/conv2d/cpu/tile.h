@@ -13,13 +13,14 @@ constexpr int kMaxRun = kMaxRows / 2;
 struct WindowArguments {
   const int64_t* segments;  // where each begins, bytes from the pixel's first value
   int64_t segment_count;
-  int64_t steps;          // of one segment
-  const char* a[2];       // the first value of each run's first pixel
-  int64_t a_pixel;        // bytes from a pixel of a run to the next
-  const void* b;          // [segment][step][kPanel]
-  float* c;               // [run][pixel][kVectors·kLanes]
-  uintptr_t prefetch;     // fetched into L2 on the way, one cache line in each step
-  int64_t prefetch_step;  // from step to step; 0: nothing new
+  int64_t steps;           // of one segment
+  const char* a[2];        // the first value of each run's first pixel
+  int64_t a_pixel;         // bytes from a pixel of a run to the next
+  const void* b;           // [segment][step][kPanel]
+  float* c;                // [run][pixel][kVectors·kLanes]
+  const TileStore* store;  // null: the sums go to c; else they are finished and go there
+  uintptr_t prefetch;      // fetched into L2 on the way, one cache line in each step
+  int64_t prefetch_step;   // from step to step; 0: nothing new
 };
 
 // C[pixels][kVectors·kLanes] = sum over the window of x[pixel][step] · b[step][kVectors·kLanes] for kRows /
@@ -88,10 +89,17 @@ void window_tile(const WindowArguments& t) {
   }
   TW_UNROLL for (int i = 0; i < kRows; ++i) {
     TW_UNROLL for (int j = 0; j < kVectors; ++j) {
-      vf total = acc[0][i][j];
-      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) total += acc[chain][i][j];
-      store(t.c + (i * kVectors + j) * kLanes, total);
+      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) acc[0][i][j] += acc[chain][i][j];
     }
+  }
+  if constexpr (kRoundsByUnit<typename Step::Result>) {
+    if (t.store != nullptr) {
+      store_sums<typename Step::Result, kRun>(acc[0], *t.store);
+      return;
+    }
+  }
+  TW_UNROLL for (int i = 0; i < kRows; ++i) {
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) store(t.c + (i * kVectors + j) * kLanes, acc[0][i][j]);
   }
 }
 

@@ -202,6 +202,7 @@ struct Worker {
     constexpr int64_t kRowBytes = kPanel * static_cast<int64_t>(sizeof(BUnit));
 
     const int wide = g.tile_n / kPanel;
+    const bool in_registers = final && finishes_in_registers<typename Step::Result>(epilogue);
     // Rows of A that are read for the first time here are one piece of memory, but read as many streams, too
     // many for the hardware to follow. They are fetched a strip ahead, unless the next block of B is the
     // larger of the two.
@@ -240,9 +241,15 @@ struct Worker {
                                                               count * kRowBytes / own_strips * (s - strip0));
           tile.prefetch_step = kRowBytes / own_strips;
         }
+        TileStore store;
+        tile.store = nullptr;
         if (final) fetch_results(epilogue, strip, strip_end, first, last, panel);
+        if (in_registers && cols == width) {
+          place_run(store, 0, advance(epilogue, strip.row, col));
+          tile.store = &store;
+        }
         kTiles<Step>.at[strip.rows][vectors](tile);
-        if (final) {
+        if (final && tile.store == nullptr) {
           finish_tile(tile.c, width, strip.rows, cols, advance(epilogue, strip.row, col));
         }
       }
