@@ -42,9 +42,11 @@ if(TILEWRIGHT_WERROR)
   target_compile_options(tilewright_emulator_flags INTERFACE -Werror)
 endif()
 
-add_library(tilewright_emulator_core STATIC ${TILEWRIGHT_EMULATOR_SOURCES})
+# Objects, and first on each link line: of an inline function (std::string's, say) that is in several objects the first
+# one stays, and the emulator must not run one that announces its loads and stores to itself.
+add_library(tilewright_emulator_core OBJECT ${TILEWRIGHT_EMULATOR_SOURCES})
 set_target_properties(tilewright_emulator_core PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
-target_link_libraries(tilewright_emulator_core PUBLIC tilewright_emulator_flags ${CMAKE_DL_LIBS})
+target_link_libraries(tilewright_emulator_core PRIVATE tilewright_emulator_flags)
 target_compile_options(tilewright_emulator_core PRIVATE -O2)
 
 # The kernels alone are instrumented: g++ announces each of their loads and stores, and what C++ leaves undefined, to
@@ -60,8 +62,8 @@ set_source_files_properties(${TILEWRIGHT_CUDA_SOURCES} PROPERTIES LANGUAGE CXX)
 target_link_libraries(tilewright_emulated_kernels PRIVATE tilewright_emulated_kernel_flags)
 
 pybind11_add_module(_emulator MODULE NO_EXTRAS csrc/emulator/module.cpp ${host_sources}
-                    $<TARGET_OBJECTS:tilewright_emulated_kernels>)
-target_link_libraries(_emulator PRIVATE tilewright_emulator_core)
+                    $<TARGET_OBJECTS:tilewright_emulator_core> $<TARGET_OBJECTS:tilewright_emulated_kernels>)
+target_link_libraries(_emulator PRIVATE tilewright_emulator_flags ${CMAKE_DL_LIBS})
 target_compile_options(_emulator PRIVATE -O2)
 
 add_subdirectory(tests/emulator)
