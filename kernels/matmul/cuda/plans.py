@@ -54,9 +54,8 @@ def label(target: Target, config: CudaConfig, problem: MatmulProblem) -> str:
 def slices(problem: MatmulProblem) -> tuple[tuple[int, int, int, int], ...] | None:
     """Offsets in bytes of a, b, y and the residual for each launch; None where one launch takes the whole batch.
 
-        Two dimensions of the batch are in the grid;
-    the canonical batch rarely has more (only where broadcast and
-        sliced dimensions alternate), and then each outer index is a launch of its own.
+    Two dimensions of the batch are in the grid; the canonical batch rarely has more (only where broadcast and
+    sliced dimensions alternate), and then each outer index is a launch of its own.
     """
     return tuple(_slices(problem)) if len(problem.batch) > 2 else None
 
