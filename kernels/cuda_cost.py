@@ -8,11 +8,11 @@ from tilewright.kernels.interface import DeviceSpec
 # sm_80 kernels on an H100 are 0.62 of its sm_90 ones; sm_100 issues mma.sync at Hopper's rate or less.
 _MMA_SYNC_SHARE = {9: 0.62, 10: 0.35}
 
-WGMMA_ALGORITHMS = ("ping_pong", "cooperative", "implicit_gemm_tma")
+_WGMMA_ALGORITHMS = ("ping_pong", "cooperative")
 
 
 def tensor_core_share(algorithm: str, device: DeviceSpec) -> float:
     """Of the peak of the device's matrix units, what this algorithm's instructions can reach."""
-    if algorithm in WGMMA_ALGORITHMS:
+    if algorithm.removeprefix("im2col_") in _WGMMA_ALGORITHMS:
         return 1.0
     return _MMA_SYNC_SHARE.get(device.capability // 10, 1.0)

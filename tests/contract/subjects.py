@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,6 +15,7 @@ from tilewright.kernels.interface import Backend, DeviceSpec
 from tilewright.tuner import device
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+EMULATING = "TILEWRIGHT_EMULATOR" in os.environ
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,52 @@ class Subject:
         return dataclasses.replace(spec, arch=self.level) if self.level else spec
 
     @property
-    def slow(self) -> bool:
-        """Interpreted: seconds per case, so that only a few configs of each are run."""
+    def interpreted(self) -> bool:
         return INTERPRETING and self.name == "triton"
+
+    @property
+    def emulated(self) -> bool:
+        return self.name == "cuda_emulated"
+
+    @property
+    def slow(self) -> bool:
+        """Interpreted or emulated: large cases are left out, and only a few configs of each are run."""
+        return self.interpreted or self.emulated
 
     @property
     def compiles(self) -> bool:
         """Half a second of compiling for every config of every case: one config of each case is run."""
         return not INTERPRETING and self.name == "triton"
 
+    @property
+    def rounds_fp32(self) -> bool:
+        """The CUDA kernels have no fp32 product on tensor cores but tf32's: that precision is asked for."""
+        return self.name in ("cuda", "cuda_emulated")
+
+    def posed(self, problem: Any, inputs: Sequence[Any]) -> Any:
+        """The problem as this backend is asked it."""
+        if self.rounds_fp32 and problem.dtype == torch.float32:
+            problem = dataclasses.replace(problem, precision="tf32")
+        if self.emulated:
+            # Problems of CPU tensors say nothing of addresses; a GPU's would.
+            address = 16
+            for tensor in inputs:
+                tensor = getattr(tensor, "tensor", tensor)
+                address |= tensor.data_ptr() if tensor is not None else 0
+            problem = dataclasses.replace(problem, alignment=address & -address)
+        return problem
+
     def __str__(self) -> str:
         return "-".join(part for part in (self.name, self.level, self.device) if part)
 
 
 def subjects(operation: str) -> list[Subject]:
-    """Triton alone where it is interpreted (it cannot compile in the same process), else all the others."""
+    """Triton alone where it is interpreted (it cannot compile in the same process), the emulated kernels alone where
+    the emulator was named, else all the others."""
     if INTERPRETING:
         return [Subject(operation, "triton", "cpu")]
+    if EMULATING:
+        return [Subject(operation, "cuda_emulated", "cpu")]
     found = []
     for name in registry.backends(operation):
         backend = registry.backend(operation, name)

@@ -36,14 +36,19 @@ def _tiles(target: Target, problem: Conv2dProblem, device: DeviceSpec) -> Iterat
         and each.algorithm.startswith("depthwise") == problem.depthwise
     ]
     pixels, channels = problem.batch * problem.m, problem.out_channels // max(problem.groups, 1)
-    least_m = min((each.block_m for each in compiled), default=0)
-    least_n = min((each.block_n for each in compiled), default=0)
     layouts = ("as_is",) if problem.x_layout == "nhwc" else ("as_is", "nhwc")
+    # The smallest block of those that are copied in the same way: others may not take the problem.
+    least: dict[tuple[str, int], tuple[int, int]] = {}
+    for each in compiled:
+        kind = each.algorithm, each.copy_bytes
+        m, n = least.get(kind, (each.block_m, each.block_n))
+        least[kind] = min(m, each.block_m), min(n, each.block_n)
     for each in compiled:
         if problem.depthwise:
             yield _config(each, 1, 1, "as_is")
             continue
-        # A block more than twice as large as the product would compute mostly padding.
+        # A block more than twice as large as the product would compute mostly padding, unless none is smaller.
+        least_m, least_n = least[each.algorithm, each.copy_bytes]
         if each.block_m > max(_covering(pixels), least_m) or each.block_n > max(_covering(channels), least_n):
             continue
         group_m = min(_GROUP_M, _covering(cdiv(pixels, each.block_m)))

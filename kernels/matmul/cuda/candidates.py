@@ -32,10 +32,15 @@ def _tiles(target: Target, problem: MatmulProblem, device: DeviceSpec) -> Iterat
         and each.capability <= device.capability
         and not (each.exact_architecture and each.capability != device.capability)
     ]
-    least_m = min((each.block_m for each in compiled), default=0)
-    least_n = min((each.block_n for each in compiled), default=0)
+    # The smallest block of those that are copied in the same way: others may not take the problem.
+    least: dict[tuple[str, int], tuple[int, int]] = {}
     for each in compiled:
-        # A block more than twice as large as the matrix would compute mostly padding.
+        kind = each.algorithm, each.copy_bytes
+        m, n = least.get(kind, (each.block_m, each.block_n))
+        least[kind] = min(m, each.block_m), min(n, each.block_n)
+    for each in compiled:
+        # A block more than twice as large as the product would compute mostly padding, unless none is smaller.
+        least_m, least_n = least[each.algorithm, each.copy_bytes]
         if each.block_m > max(_covering(problem.m), least_m) or each.block_n > max(
             _covering(problem.n), least_n
         ):
