@@ -4,8 +4,10 @@ overhang the matrix, in every order of completion."""
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -144,3 +146,16 @@ def test_refuses_rows_off_16_bytes(transposed: tuple[bool, bool]) -> None:
         reason = cuda_emulated.BACKEND.rejects(config, problem, EMULATED.device(None))  # type: ignore[arg-type]
         assert reason is not None
         assert "16 bytes" in reason or "contiguous" in reason
+
+
+def test_readme_lists_the_tiles(repository: Path) -> None:
+    """The table of tiles in kernels/matmul/README.md is that of the build."""
+    text = (repository / "kernels" / "matmul" / "README.md").read_text()
+    row = r"\| (\w+) \| (\d+) × (\d+) × (\d+) \| (\d+) \| (\d+) \|"
+    listed = {(name, *map(int, numbers)) for name, *numbers in re.findall(row, text) if name in ALGORITHMS}
+    for dtype in ("bf16", "f16"):
+        assert listed == {
+            (row.algorithm, row.block_m, row.block_n, row.block_k, row.num_stages, row.cluster)
+            for row in _instances()
+            if row.dtype == dtype
+        }
