@@ -17,7 +17,8 @@ namespace {
 enum WgmmaOperation : int { kFence = kFirstHopperOperation + 16, kCommit, kWait, kMultiplyGroup, kRegisters };
 
 constexpr uint32_t kAll = ~0u;
-constexpr size_t kRemembered = 8;  // accumulators of a warp
+constexpr int kRegisterFile = 64 * 1024;  // of 32 bits, of a multiprocessor
+constexpr size_t kRemembered = 8;         // accumulators of a warp
 
 WarpMultiplies& multiplies() {
   return state().warps[current->warp->number];
@@ -263,6 +264,24 @@ void wait_for_multiplies(int groups) {
   release(kAll);
 }
 
+namespace {
+
+// A device would wait for registers that nobody gives back.
+void check_registers(const Block& block, Site site) {
+  int all = 0;
+  for (unsigned t = 0; t < block.threads; t += 32) {
+    const int each = state().warps[block.first[t].warp->number].registers_each;
+    if (each == 0) return;  // not known yet
+    all += 32 * each;
+  }
+  if (all <= kRegisterFile) return;
+  report(Kind::launch, site,
+         "the warps of a block ask for " + std::to_string(all) + " registers; a multiprocessor has " +
+             std::to_string(kRegisterFile));
+}
+
+}  // namespace
+
 void change_registers(int registers, bool grow) {
   const Site site = __builtin_return_address(0);
   const char* const what = grow ? "registers_grow" : "registers_shrink";
@@ -270,7 +289,10 @@ void change_registers(int registers, bool grow) {
     fail(Kind::asynchronous, site,
          std::string(what) + ": " + std::to_string(registers) + "; expected a multiple of 8 from 24 to 256");
   }
-  if (meet(kRegisters, static_cast<uint64_t>(registers), kAll, what, site)) release(kAll);
+  if (!meet(kRegisters, static_cast<uint64_t>(registers), kAll, what, site)) return;
+  multiplies().registers_each = registers;
+  check_registers(*current->block, site);
+  release(kAll);
 }
 
 }  // namespace tilewright::emulator

@@ -48,6 +48,7 @@ struct WarpMultiplies {
   Epoch committed = 0;
   float* registers[32] = {};  // that the lanes of the call at hand name
   Snapshot at_fence[32];
+  int registers_each = 0;  // of a thread, as registers_grow or registers_shrink set it; 0: as launched
 };
 
 // Which multiplications the warps of a warpgroup started: they must be the same.
