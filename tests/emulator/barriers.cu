@@ -105,6 +105,33 @@ bool run_sums(int mutation) {
   return std::memcmp(sums, y.data(), sizeof(sums)) == 0;
 }
 
+// A word that all 128 threads read, as whole and as halves, before thread 0 writes it again. With the
+// mutation the barrier between leaves warp 2 out: of so many readers it must not be one that was forgotten.
+TILEWRIGHT_KERNEL void read_by_all(uint32_t* y, int mutation) {
+  TILEWRIGHT_SHARED(shared);
+  uint32_t* const word = reinterpret_cast<uint32_t*>(shared);
+  const int t = static_cast<int>(threadIdx.x);
+  if (t == 0) *word = 0x00050003u;
+  ptx::sync_threads();
+  const uint16_t* const halves = reinterpret_cast<const uint16_t*>(shared);
+  const uint32_t read = t % 3 == 0 ? *word : t % 3 == 1 ? halves[0] : halves[1];
+  if (mutation == 0) {
+    ptx::sync_threads();
+  } else if (t / 32 != 2) {
+    ptx::barrier_sync(1, 96);
+  }
+  if (t == 0) *word = 7;
+  y[t] = read;
+}
+
+bool run_read_by_all(int mutation) {
+  Global<uint32_t> y(128, Use::output, "y");
+  cuda::launch(read_by_all, {dim3(1), 128, 1, 16}, nullptr, y.data(), mutation);
+  bool right = true;
+  for (size_t t = 0; t < 128; ++t) right &= y[t] == (t % 3 == 0 ? 0x00050003u : t % 3 == 1 ? 3 : 5);
+  return right;
+}
+
 // Threads that ended are not waited for: whole warps leave, the others go on meeting.
 TILEWRIGHT_KERNEL void leaving(int* y) {
   TILEWRIGHT_SHARED(shared);
@@ -134,6 +161,7 @@ const harness::Registration block({"sync_threads",
                                    {"no_barrier", "divergent", "no_second_barrier", "skips_last",
                                     "barrier_zero"},
                                    run_sums});
+const harness::Registration crowd({"read_by_all", {"one_warp_left_out"}, run_read_by_all});
 const harness::Registration ended({"ended_threads", {}, [](int) { return run_leaving(); }});
 
 }  // namespace

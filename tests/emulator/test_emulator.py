@@ -20,6 +20,7 @@ CASES = [
     "grid",
     "memory",
     "pipeline",
+    "read_by_all",
     "refused_launches",
     "shuffles",
     "stmatrix",

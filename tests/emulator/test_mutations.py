@@ -95,6 +95,7 @@ SEEDED: dict[str, dict[str, set[str]]] = {
         "plain_and_atomic": {"race"},
         "same_word": {"race"},
     },
+    "read_by_all": {"one_warp_left_out": {"race"}},
     "trap": {"traps": {"launch"}},
 }
 # Right, only slow: counted as bank conflicts.

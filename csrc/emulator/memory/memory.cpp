@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,8 @@ constexpr size_t kSharedMost = 256 * 1024;
 Options chosen;
 unsigned char* arenas = nullptr;
 SharedCell* shared_cells[kBlocks];
+std::vector<std::unique_ptr<Crowd>> crowds;  // kept for their memory
+size_t crowds_used = 0;
 uintptr_t arguments = 0;
 size_t argument_bytes = 0;
 
@@ -102,6 +105,7 @@ SharedCell& fresh(SharedCell& cell) {
   if (cell.group != resident->number) {
     cell.group = resident->number;
     cell.count = 0;
+    cell.crowd = 0;
     cell.initialised = 0;
   }
   return cell;
@@ -126,7 +130,7 @@ bool check_shared(const Actor& actor, Block& block, size_t offset, size_t bytes,
     const unsigned mask = ((1u << (stop - at)) - 1) << (at % 4);
     SharedCell& cell = fresh(cells[index]);
     const Slot now(actor.epoch, actor.id, mask, access, number);
-    if (!enter(cell.slots, cell.count, kSharedSlots, now, actor.clock, [&](const Slot& other) {
+    if (!enter(cell, kSharedSlots, now, actor.clock, [&](const Slot& other) {
           report_race(actor, site, access, bytes, shared_text(block, at), other, nullptr);
         })) {
       ++counted.slot_overflows;
@@ -158,7 +162,10 @@ void turn_over(GlobalCell& cell) {
       }
       cell.earlier = slot;
     }
+    // A crowd has gone with its group, but it formed only because the slots were full of readers of like
+    // kind.
   }
+  cell.crowd = 0;
   cell.group = resident->number;
   cell.count = 0;
 }
@@ -195,7 +202,7 @@ bool check_global(const Actor& actor, uintptr_t address, size_t bytes, unsigned 
       report_race(actor, site, access, bytes, locate(at), cell.earlier, "another block");
     }
     const Slot now(actor.epoch, actor.id, mask, access, number);
-    if (!enter(cell.slots, cell.count, kGlobalSlots, now, actor.clock, [&](const Slot& other) {
+    if (!enter(cell, kGlobalSlots, now, actor.clock, [&](const Slot& other) {
           report_race(actor, site, access, bytes, locate(at), other, nullptr);
         })) {
       ++counted.slot_overflows;
@@ -279,7 +286,20 @@ void end_launch() {
   argument_bytes = 0;
 }
 
+uint32_t new_crowd() {
+  constexpr size_t kMost = 60000;
+  if (crowds_used == kMost) return 0;
+  if (crowds_used == crowds.size()) crowds.push_back(std::make_unique<Crowd>());
+  crowds[crowds_used++]->start(resident->threads.size());
+  return static_cast<uint32_t>(crowds_used);
+}
+
+Crowd& crowd(uint32_t number) {
+  return *crowds[number - 1];
+}
+
 void start_shared_memory(Group& group) {
+  crowds_used = 0;
   for (Block& block : group.blocks) {
     block.shared = arenas + block.rank * kStride + kLead;
     auto* words = reinterpret_cast<uint32_t*>(block.shared);
