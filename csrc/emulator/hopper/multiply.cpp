@@ -70,6 +70,20 @@ void read_operand(const MatrixDescriptor& descriptor, bool mn_major, Operand typ
   }
 }
 
+#if defined(__x86_64__)
+__attribute__((target_clones("avx2", "default"), optimize("O3")))  // without fma: the same bits everywhere
+#endif
+void add_products(const float (&a)[16][16], const float (&b)[16][kMaxN], size_t n, int depth, float* sums) {
+  for (size_t row = 0; row < 16; ++row) {
+    float* __restrict__ const to = sums + row * n;
+    for (int k = 0; k < depth; ++k) {
+      const float factor = a[row][k];
+      const float* __restrict__ const from = b[k];
+      for (size_t column = 0; column < n; ++column) to[column] += factor * from[column];
+    }
+  }
+}
+
 }  // namespace
 
 const char* descriptor_error(const MatrixDescriptor& descriptor, bool mn_major) {
@@ -100,14 +114,7 @@ void multiply(const Multiply& what, unsigned quarter, Block& block, const Actor&
   read_operand(decode_descriptor(what.b), what.b_mn_major, what.type, 0, static_cast<uint32_t>(n), block,
                actor, site, b[0], 1, kMaxN);
   if (!what.accumulate) std::memset(sums, 0, 16 * n * sizeof(float));
-  for (size_t row = 0; row < 16; ++row) {
-    float* __restrict__ const to = sums + row * n;
-    for (int k = 0; k < depth; ++k) {
-      const float factor = a[row][k];
-      const float* __restrict__ const from = b[k];
-      for (size_t column = 0; column < n; ++column) to[column] += factor * from[column];
-    }
-  }
+  add_products(a, b, n, depth, sums);
 }
 
 }  // namespace tilewright::emulator
