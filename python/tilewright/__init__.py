@@ -6,6 +6,8 @@
 >>> tilewright.tune(model, example)                               # measure once, on this machine
 """
 
+from typing import TYPE_CHECKING, Any
+
 from tilewright import compiler, distributed, errors, nn
 from tilewright.acceleration import accelerate, restore
 from tilewright.errors import Error
@@ -15,6 +17,9 @@ from tilewright.ops import conv2d, conv2d_relu, decomposition_table, linear, mat
 from tilewright.settings import options
 from tilewright.tuning import tune, tuning
 from tilewright.version import __version__
+
+if TYPE_CHECKING:
+    from tilewright import sparse
 
 __all__ = [
     "Error",
@@ -33,6 +38,16 @@ __all__ = [
     "nn",
     "options",
     "restore",
+    "sparse",
     "tune",
     "tuning",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Submodules that are imported when first asked for, so that importing tilewright stays short."""
+    if name == "sparse":
+        from importlib import import_module
+
+        return import_module("tilewright.sparse")
+    raise AttributeError(f"module 'tilewright' has no attribute {name!r}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tilewright.tables import rich_table, text_table
+
 _COLUMNS = ("layer", "before", "after", "gain", "")
 
 
@@ -71,22 +73,12 @@ class Report:
         return f"{text}{laid_out}: {before:.3g} ms before, {after:.3g} ms after, {self.gain:.2f}x"
 
     def __str__(self) -> str:
-        rows = [_COLUMNS, *(entry.cells() for entry in self.entries)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        return "\n".join([*lines, *self.notes, self.summary()])
+        table = text_table(_COLUMNS, (entry.cells() for entry in self.entries))
+        return "\n".join([table, *self.notes, self.summary()])
 
     def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table()
-        for column in _COLUMNS:
-            table.add_column(column, justify="right" if column == "gain" else "left")
-        for entry in self.entries:
-            table.add_row(*map(Text, entry.cells()), style="dim" if entry.after is None else "")
-        return Group(table, *map(Text, [*self.notes, self.summary()]))
+        left_alone = {index for index, entry in enumerate(self.entries) if entry.after is None}
+        rows = (entry.cells() for entry in self.entries)
+        return rich_table(
+            _COLUMNS, rows, right=("gain",), dim=left_alone, below=[*self.notes, self.summary()]
+        )
