@@ -15,10 +15,10 @@ from tilewright.kernels.conv2d.cuda.candidates import candidates
 from tilewright.kernels.conv2d.cuda.config import CudaConfig
 from tilewright.kernels.conv2d.cuda.limits import rejects
 from tilewright.kernels.conv2d.cuda.plans import label, plan
-from tilewright.kernels.conv2d.problem import Conv2dProblem
+from tilewright.kernels.conv2d.problem import Conv2dProblem, output_strides
 from tilewright.kernels.cuda import Target
 from tilewright.kernels.cuda_emulated import aligned, placed
-from tilewright.kernels.frozen import unwrapped
+from tilewright.kernels.frozen import FrozenOperand, unwrapped
 from tilewright.kernels.interface import Absence, DeviceKind, DeviceSpec, Launch
 
 
@@ -57,7 +57,7 @@ class CudaConv2d:
             DeviceError: no instance that was compiled takes the problem.
         """
         if problem.frozen_weight:
-            return unwrapped(self.bind(config, replace(problem, frozen_weight=False)))
+            return self._bind_frozen(config, replace(problem, frozen_weight=False))
         if problem.device != "cuda" and not problem.alignment:
             # A problem of CPU tensors says nothing of their addresses: the emulator takes copies of some.
             launch_aligned = self.bind(config, placed(problem))
@@ -92,3 +92,26 @@ class CudaConv2d:
             return y if preact is None else (y, preact)
 
         return launch
+
+    def _bind_frozen(self, config: CudaConfig, problem: Conv2dProblem) -> Launch:
+        """Keeps the weight in channels_last, which most launches then need not pack anew (``implicit_gemm_plan.h``)."""
+        if config.algorithm == "depthwise" or problem.weight_layout == "nhwc":
+            return unwrapped(self.bind(config, problem))
+        kept_strides = output_strides(problem.weight_shape, True)
+        launch = self.bind(config, replace(problem, weight_strides=kept_strides))
+
+        def launch_with_kept(x: Tensor, weight: FrozenOperand, *addends: Tensor | None) -> Any:
+            kept = weight.forms.get(_KEPT)
+            if kept is None:
+                kept = weight.pack(_KEPT, _channels_last)
+            return launch(x, kept, *addends)
+
+        return launch_with_kept
+
+
+_KEPT = "channels_last"
+"""Under which name a frozen weight keeps its copy; the Triton kernels keep the same."""
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)

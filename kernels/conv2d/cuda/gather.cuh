@@ -16,10 +16,22 @@
 
 namespace tilewright::cuda::conv {
 
-struct alignas(16) GatherRow {
+struct GatherRow {
   int64_t offset;   // of the pixel under tap (0, 0), which may lie outside
   int down, right;  // its row and column
 };
+
+// As it lies in shared memory, so that it is read at once.
+TILEWRIGHT_DEVICE uint4 packed(const GatherRow& row) {
+  const uint64_t offset = static_cast<uint64_t>(row.offset);
+  return make_uint4(static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32),
+                    static_cast<uint32_t>(row.down), static_cast<uint32_t>(row.right));
+}
+
+TILEWRIGHT_DEVICE GatherRow unpacked(const uint4& bits) {
+  return {static_cast<int64_t>(static_cast<uint64_t>(bits.y) << 32 | bits.x), static_cast<int>(bits.z),
+          static_cast<int>(bits.w)};
+}
 
 inline constexpr int kNoSuchRow = -(1 << 30);  // no tap leads back into the image
 
@@ -35,7 +47,7 @@ struct GatherImage {
 
 // The record of every row of a tile; the caller synchronises.
 template <int block_m, int threads>
-TILEWRIGHT_DEVICE void find_rows(const GatherImage& image, GatherRow* rows, uint32_t first) {
+TILEWRIGHT_DEVICE void find_rows(const GatherImage& image, uint4* rows, uint32_t first) {
   for (int i = static_cast<int>(threadIdx.x); i < block_m; i += threads) {
     const uint32_t row = first + i;
     GatherRow found{0, kNoSuchRow, kNoSuchRow};
@@ -46,7 +58,7 @@ TILEWRIGHT_DEVICE void find_rows(const GatherImage& image, GatherRow* rows, uint
       found.right = static_cast<int>(q) * image.stride_w - image.left;
       found.offset = n * image.x_n + found.down * image.taps.x_h + found.right * image.taps.x_w;
     }
-    rows[i] = found;
+    rows[i] = packed(found);
   }
 }
 
@@ -66,7 +78,7 @@ class GatherVectors {
   static_assert(Shape::kThreads % kPerRow == 0 && Tile::kRows % kRowStep == 0);
 
  public:
-  TILEWRIGHT_DEVICE GatherVectors(const GatherImage& image, const T* x, const GatherRow* rows, int first_k)
+  TILEWRIGHT_DEVICE GatherVectors(const GatherImage& image, const T* x, const uint4* rows, int first_k)
       : image_(image), x_(x) {
     const int thread = static_cast<int>(threadIdx.x), column = thread % kPerRow;
     row_ = thread / kPerRow;
@@ -80,7 +92,7 @@ class GatherVectors {
     const bool summed = k_ < image_.taps.terms;
 #pragma unroll
     for (int i = 0; i < Tile::kRows / kRowStep; ++i) {
-      const GatherRow row = rows_[i * kRowStep];
+      const GatherRow row = unpacked(rows_[i * kRowStep]);
       const bool read = summed && inside(image_, row, walk_);
       ptx::cp_async<bytes>(tile + Tile::offset(row_ + i * kRowStep, byte_),
                            x_ + (read ? row.offset + walk_.offset : 0), read ? bytes : 0);
@@ -94,7 +106,7 @@ class GatherVectors {
  private:
   const GatherImage& image_;
   const T* x_;
-  const GatherRow* rows_;
+  const uint4* rows_;
   int row_, byte_, k_;
   TapWalk walk_;
 };
@@ -114,7 +126,7 @@ class GatherElements {
   static_assert(kOwnColumns * kWarps == kColumns * kSharers && kOwnGroups * kSharers == kRowGroups);
 
  public:
-  TILEWRIGHT_DEVICE GatherElements(const GatherImage& image, const T* x, const GatherRow* rows, int first_k)
+  TILEWRIGHT_DEVICE GatherElements(const GatherImage& image, const T* x, const uint4* rows, int first_k)
       : image_(image), x_(reinterpret_cast<const Bits*>(x)) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     column_ = warp / kSharers * kOwnColumns;
@@ -134,7 +146,7 @@ class GatherElements {
         const bool summed = k + i < image_.taps.terms;
 #pragma unroll
         for (int group = 0; group < kOwnGroups; ++group) {
-          const GatherRow row = rows_[group * 32];
+          const GatherRow row = unpacked(rows_[group * 32]);
           const bool read = summed && inside(image_, row, walk);
           const uint32_t bits = read ? x_[row.offset + walk.offset] : Bits{0};
           uint32_t& word = words_[column][group][i * static_cast<int>(sizeof(T)) / 4];
@@ -161,7 +173,7 @@ class GatherElements {
  private:
   const GatherImage& image_;
   const Bits* x_;
-  const GatherRow* rows_;
+  const uint4* rows_;
   int row_, column_, k_;
   uint32_t words_[kOwnColumns][kOwnGroups][4];
 };

@@ -70,10 +70,9 @@ inline constexpr int kTileBytes =
         ? Shape::kSharedBytes
         : Shape::kThreads / 32 * kStagingFloats<Shape::kColumns> * 4;
 
-// Tiles, then a record for each row.
+// Tiles, then a record for each row: where to read, and once all is read, where to write.
 template <class Shape>
-inline constexpr int kImplicitGemmShared =
-    kTileBytes<Shape> + Shape::kM * static_cast<int>(sizeof(GatherRow));
+inline constexpr int kImplicitGemmShared = kTileBytes<Shape> + Shape::kM * static_cast<int>(sizeof(uint4));
 
 template <class Shape, class Gather>
 TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads)
@@ -81,7 +80,7 @@ TILEWRIGHT_KERNEL void __launch_bounds__(Shape::kThreads)
   using Element = typename Shape::Element;
   constexpr int kElement = static_cast<int>(sizeof(Element));
   TILEWRIGHT_SHARED(shared);
-  GatherRow* const rows = reinterpret_cast<GatherRow*>(shared + kTileBytes<Shape>);
+  uint4* const rows = reinterpret_cast<uint4*>(shared + kTileBytes<Shape>);
   const TilePlace place = place_of(g);
   const uint32_t first_row = place.m * Shape::kM;
   const int first_channel = static_cast<int>(place.n) * Shape::kN;

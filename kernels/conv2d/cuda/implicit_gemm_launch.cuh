@@ -99,13 +99,14 @@ void launch_implicit_gemm(const Conv2dArguments& a, Stream stream) {
   shape.grid = dim3(static_cast<unsigned>(tiles_m * tiles_n * a.groups), static_cast<unsigned>(parts), 1);
   shape.threads = Shape::kThreads;
   shape.shared_bytes = kImplicitGemmShared<Shape>;
+  const auto start = [&](auto kernel) { launch(kernel, shape, stream, g); };
   if (plan.copy == 16) {
-    launch(implicit_gemm<Shape, GatherVectors<Element, 16, Shape>>, shape, stream, g);
+    start(implicit_gemm<Shape, GatherVectors<Element, 16, Shape>>);
   } else if constexpr (copies == Copies::any) {
-    if (sizeof(Element) == 2 && plan.copy == 8) {
-      launch(implicit_gemm<Shape, GatherVectors<Element, 8, Shape>>, shape, stream, g);
-    } else {
-      launch(implicit_gemm<Shape, GatherElements<Element, Shape>>, shape, stream, g);
+    if (plan.copy != 8) {
+      start(implicit_gemm<Shape, GatherElements<Element, Shape>>);
+    } else if constexpr (sizeof(Element) == 2) {
+      start(implicit_gemm<Shape, GatherVectors<Element, 8, Shape>>);
     }
   }
   if (parts == 1) return;

@@ -164,7 +164,7 @@ void sm90_conv_launch(const Conv2dArguments& a, Stream stream) {
 
 template <class Tile, int cluster>
 constexpr Conv2dInstance sm90_conv_instance() {
-  return {.algorithm = Tile::kSchedule == Schedule::cooperative ? "im2col_cooperative" : "im2col_ping_pong",
+  return {.algorithm = "implicit_gemm_tma",
           .capability = 90,
           .exact_architecture = true,
           .dtype = kElementType<Tile>,
