@@ -45,10 +45,14 @@ inline constexpr int kDepthwiseThreads = 128;
 inline constexpr int kDepthwisePixels =
     4;  // outputs of a thread, so that a weight is loaded once for them all
 
+// Eight blocks of a multiprocessor: told so, ptxas takes the registers it needs, where by itself it spills
+// for sm_90.
+//
 // A unit is a warp's: 32 neighbouring channels × 4 neighbouring pixels or, where pixels_last says that images
 // lie plane by plane, 1 channel × 4 · 32 neighbouring pixels.
 template <class T, bool pixels_last>
-TILEWRIGHT_KERNEL void __launch_bounds__(kDepthwiseThreads, 8) depthwise(const __grid_constant__ Depthwise d) {
+TILEWRIGHT_KERNEL void __launch_bounds__(kDepthwiseThreads, 8)
+    depthwise(const __grid_constant__ Depthwise d) {
   const uint32_t unit = (blockIdx.x * kDepthwiseThreads + threadIdx.x) / 32, lane = threadIdx.x % 32;
   if (unit >= d.units) return;
   const uint32_t rest = d.by_pixel_units.divide(unit), n = d.by_channel_units.divide(rest);
