@@ -472,8 +472,8 @@ const Problem kMnMajor{.m = 256, .n = 128, .k = 192, .a_mn_major = true, .b_mn_m
 const Problem kMixed{.m = 136, .n = 200, .k = 128, .b_mn_major = true};
 const Problem kOtherMixed{.m = 256, .n = 128, .k = 128, .a_mn_major = true};
 const Problem kCluster{.m = 256, .n = 256, .k = 256, .cluster = 2};
-const Problem kTwoClusters{.m = 512, .n = 256, .k = 128, .cluster = 2, .blocks = 4};
-const Problem kClusterRagged{.m = 300, .n = 200, .k = 200, .cluster = 2, .b_mn_major = true};
+const Problem kTwoClusters{.m = 512, .n = 128, .k = 128, .cluster = 2, .blocks = 4};
+const Problem kClusterRagged{.m = 200, .n = 200, .k = 136, .cluster = 2, .b_mn_major = true};
 
 template <const Problem& problem, const std::vector<Named>& bugs>
 bool run_named(int mutation) {
