@@ -42,8 +42,8 @@ TILEWRIGHT_DEVICE float to_float(float v) {
 }
 
 inline constexpr int kDepthwiseThreads = 128;
-inline constexpr int kDepthwisePixels =
-    4;  // outputs of a thread, so that a weight is loaded once for them all
+// Outputs of a thread: a weight is loaded once for them all.
+inline constexpr int kDepthwisePixels = 4;
 
 // Eight blocks of a multiprocessor: told so, ptxas takes the registers it needs, where by itself it spills
 // for sm_90.
