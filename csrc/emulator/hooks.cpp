@@ -2,6 +2,7 @@
 // their own. The runtime that usually answers, libtsan, is not linked: these are the checks of a GPU's memory
 // in its place.
 #include <cstring>
+#include <string>
 
 #include "emulator/memory/bank_conflicts.h"
 #include "emulator/memory/memory.h"
@@ -10,9 +11,24 @@
 namespace tilewright::emulator {
 namespace {
 
+// Accesses that a thread makes in one go. Nothing else runs meanwhile, so one that makes this many waits for
+// memory to change, and would for ever.
+constexpr uint64_t kEndless = 1u << 24;
+uint64_t accesses = 0;
+uint64_t switches = 0;  // at the first of them
+
 // Returns with the access allowed, or not at all.
 void touch_memory(Thread& thread, uintptr_t address, size_t bytes, unsigned access, Site site) {
   watch(nullptr);
+  if (counted.switches != switches) {
+    switches = counted.switches;
+    accesses = 0;
+  }
+  if (++accesses == kEndless) {
+    fail(Kind::deadlock, site,
+         "a thread touched memory " + std::to_string(kEndless) +
+             " times without letting others run: it waits for what nobody can change");
+  }
   const auto* const pointer = reinterpret_cast<const void*>(address);
   if (!check_access(actor_of(thread), pointer, bytes, access, site)) abandon();
   if (counting_banks)

@@ -264,6 +264,7 @@ void run_group(Group& g, const GridCall& call, uint64_t first) {
   Thread& start = pick(*runnable[g.random.below(static_cast<uint32_t>(runnable.size()))]);
   current = &start;
   watch(&start);
+  ++counted.switches;
   switch_fiber(program, start.fiber);
   for (const Agents& a : agents) {
     if (a.group_end != nullptr) a.group_end(g);

@@ -63,8 +63,8 @@ int run(int argc, char** argv) {
   emulator::Options options;
   for (int i = 3; i < argc; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--bank-conflicts") {
-      options.bank_conflicts = true;
+    if (flag == "--bank-conflicts" || flag == "--no-checks") {
+      (flag == "--no-checks" ? options.checks : options.bank_conflicts) = flag != "--no-checks";
       continue;
     }
     if (++i >= argc) return usage(flag + " needs a value");

@@ -106,6 +106,7 @@ enum GridMutation {
   kReadsOther,      // a block reads what another stores
   kPlainAndAtomic,  // one block adds atomically, another plainly
   kSameWord,        // harmless neighbours in a word, then one too far
+  kSpins,           // a block waits for another to store
 };
 
 // Blocks store bf16 elements side by side (two blocks share a word at each seam) and count themselves.
@@ -120,6 +121,10 @@ TILEWRIGHT_KERNEL void side_by_side(__nv_bfloat16* y, int* counter, int mutation
   if (t != 0) return;
   if (mutation == kSamePlace) y[7] = __float2bfloat16(1.0f);
   if (mutation == kReadsOther && block == 2) y[2 * width] = y[0];
+  if (mutation == kSpins) {
+    while (*reinterpret_cast<volatile int*>(counter) < 4 && block != 2) {
+    }
+  }
   if (mutation == kPlainAndAtomic && block == 2) {
     *counter += 1;
   } else {
@@ -147,7 +152,7 @@ const harness::Registration memory({"memory",
                                      "half_written", "neighbour_bf16"},
                                     run});
 const harness::Registration grid({"grid",
-                                  {"same_place", "reads_other", "plain_and_atomic", "same_word"},
+                                  {"same_place", "reads_other", "plain_and_atomic", "same_word", "spins"},
                                   run_grid});
 
 }  // namespace

@@ -36,12 +36,15 @@ class Emulator:
         seeds: int = 1,
         completion: str = "deferred",
         bank_conflicts: bool = False,
+        checks: bool = True,
     ) -> Outcome:
         arguments = ["run", case, "--seed", str(seed), "--seeds", str(seeds), "--completion", completion]
         if mutation is not None:
             arguments += ["--mutation", mutation]
         if bank_conflicts:
             arguments.append("--bank-conflicts")
+        if not checks:
+            arguments.append("--no-checks")
         found = json.loads(self._call(*arguments))
         return Outcome(
             right=found["right"],

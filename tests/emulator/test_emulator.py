@@ -72,3 +72,9 @@ def test_bank_conflicts_are_counted(emulator: Emulator) -> None:
     # 72 x 80 x 168 there are 2 x 2 blocks, 6 steps, 4 warps, 2 parts of a step, 4 times 4 matrices in each.
     assert plain.counters["ldmatrix_conflicts"] == (2 * 2) * 6 * 4 * 2 * (4 * 4) * 3
     assert emulator.run("pipeline", mutation="no_swizzle").counters["ldmatrix_conflicts"] == 0
+
+
+def test_without_checks_it_only_computes(emulator: Emulator) -> None:
+    assert emulator.run("pipeline", checks=False).right
+    careless = emulator.run("warp", mutation="no_second_sync_warp", checks=False)
+    assert careless.errors == {}

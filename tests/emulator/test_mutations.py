@@ -94,6 +94,7 @@ SEEDED: dict[str, dict[str, set[str]]] = {
         "reads_other": {"race"},
         "plain_and_atomic": {"race"},
         "same_word": {"race"},
+        "spins": {"deadlock"},
     },
     "read_by_all": {"one_warp_left_out": {"race"}},
     "trap": {"traps": {"launch"}},
