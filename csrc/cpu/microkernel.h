@@ -23,6 +23,13 @@ constexpr int kMaxRows = 6;
 constexpr int kMaxRowsWide = 0;  // there is no such tile
 #endif
 
+// The most steps that one chain of fp32 additions runs over. The sums of each such block are added to those
+// of the blocks before it: the error grows with the square root of the terms in a chain, and a chain over all
+// of K, or of a window, erred four times as much as torch's vendor libraries. Costs one addition in kChain.
+// Products of 16-bit operands are rounded so much coarser in the end that theirs go without.
+constexpr int64_t kChain = 256;
+constexpr int64_t kEndless = int64_t{1} << 62;
+
 // One step of a product in fp32: rows of A in fp32, a panel of B stored as B and widened when loaded.
 template <class B>
 struct WidenedStep {
@@ -30,6 +37,7 @@ struct WidenedStep {
   using BUnit = B;
   using Result = B;                 // what tiles that finish themselves write
   static constexpr int kDepth = 1;  // values of k in a step
+  static constexpr int64_t kChainSteps = sizeof(B) == 4 ? kChain : kEndless;
 
   TW_INLINE static vf load_b(const B* p) {
     return load(p);
@@ -52,6 +60,7 @@ struct Bf16PairStep {
   using BUnit = uint32_t;
   using Result = bf16_by_unit;
   static constexpr int kDepth = 2;
+  static constexpr int64_t kChainSteps = kEndless;
 
   TW_INLINE static vf load_b(const uint32_t* p) {
     return load(reinterpret_cast<const float*>(p));
@@ -68,6 +77,17 @@ struct Bf16PairStep {
   }
 };
 #endif
+
+// Stores the sums of a block of steps, acc[0], and begins the next.
+template <int kChains, int kRows, int kVectors>
+TW_INLINE void set_aside(float* c, vf (&acc)[kChains][kRows][kVectors]) {
+  TW_UNROLL for (int i = 0; i < kRows; ++i) {
+    TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+      store(c + (i * kVectors + j) * kLanes, acc[0][i][j]);
+      TW_UNROLL for (int chain = 0; chain < kChains; ++chain) acc[chain][i][j] = zero();
+    }
+  }
+}
 
 // What a tile is given. Strides of B are in units of the packed operand, those of A and prefetching in bytes.
 struct TileArguments {
@@ -133,33 +153,40 @@ void multiply_tile(const TileArguments& t) {
       }
     }
   };
-  int64_t steps = t.steps;
-  for (; steps >= kUnroll; steps -= kUnroll) {
-    TW_UNROLL for (int u = 0; u < kUnroll; ++u) {
-      __builtin_prefetch(reinterpret_cast<const void*>(prefetch), 0, 2);
-      __builtin_prefetch(reinterpret_cast<const void*>(prefetch + 64), 0, 2);
-      prefetch += static_cast<uintptr_t>(t.prefetch_step);
-      step(u, u % kChains);
+  bool accumulate = t.accumulate;
+  int64_t left = t.steps;
+  while (true) {
+    int64_t steps = left < Step::kChainSteps ? left : Step::kChainSteps;
+    left -= steps;
+    for (; steps >= kUnroll; steps -= kUnroll) {
+      TW_UNROLL for (int u = 0; u < kUnroll; ++u) {
+        __builtin_prefetch(reinterpret_cast<const void*>(prefetch), 0, 2);
+        __builtin_prefetch(reinterpret_cast<const void*>(prefetch + 64), 0, 2);
+        prefetch += static_cast<uintptr_t>(t.prefetch_step);
+        step(u, u % kChains);
+      }
+      TW_UNROLL for (int p = 0; p < kPointers; ++p) {
+        a[p] += kUnroll * kAUnit;
+        asm("" : "+r"(a[p]));
+      }
+      b += kUnroll * kPanel;
+      if constexpr (kVectors > kPanelVectors) second += kUnroll * kPanel;
     }
-    TW_UNROLL for (int p = 0; p < kPointers; ++p) {
-      a[p] += kUnroll * kAUnit;
-      asm("" : "+r"(a[p]));
+    for (; steps > 0; --steps) {
+      step(0, 0);
+      TW_UNROLL for (int p = 0; p < kPointers; ++p) a[p] += kAUnit;
+      b += kPanel;
+      if constexpr (kVectors > kPanelVectors) second += kPanel;
     }
-    b += kUnroll * kPanel;
-    if constexpr (kVectors > kPanelVectors) second += kUnroll * kPanel;
-  }
-  for (; steps > 0; --steps) {
-    step(0, 0);
-    TW_UNROLL for (int p = 0; p < kPointers; ++p) a[p] += kAUnit;
-    b += kPanel;
-    if constexpr (kVectors > kPanelVectors) second += kPanel;
-  }
-  // Each block of k is summed on its own and then added: over long k that is more accurate than one chain.
-  TW_UNROLL for (int i = 0; i < kRows; ++i) {
-    TW_UNROLL for (int j = 0; j < kVectors; ++j) {
-      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) acc[0][i][j] += acc[chain][i][j];
-      if (t.accumulate) acc[0][i][j] = load(t.c + (i * kVectors + j) * kLanes) + acc[0][i][j];
+    TW_UNROLL for (int i = 0; i < kRows; ++i) {
+      TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+        TW_UNROLL for (int chain = 1; chain < kChains; ++chain) acc[0][i][j] += acc[chain][i][j];
+        if (accumulate) acc[0][i][j] = load(t.c + (i * kVectors + j) * kLanes) + acc[0][i][j];
+      }
     }
+    if (left == 0) break;
+    set_aside(t.c, acc);
+    accumulate = true;
   }
   if constexpr (kRoundsByUnit<typename Step::Result>) {
     if (t.store != nullptr) {

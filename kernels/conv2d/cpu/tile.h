@@ -55,6 +55,16 @@ void window_tile(const WindowArguments& t) {
   const int64_t apart[7] = {0, once, 2 * once, thrice, 4 * once, five, 2 * thrice};
   const BUnit* b = static_cast<const BUnit*>(t.b);
   uintptr_t prefetch = t.prefetch;
+  bool accumulate = false;
+  const auto add_up = [&]() __attribute__((always_inline)) {
+    TW_UNROLL for (int i = 0; i < kRows; ++i) {
+      TW_UNROLL for (int j = 0; j < kVectors; ++j) {
+        TW_UNROLL for (int chain = 1; chain < kChains; ++chain) acc[0][i][j] += acc[chain][i][j];
+        if (accumulate) acc[0][i][j] = load(t.c + (i * kVectors + j) * kLanes) + acc[0][i][j];
+      }
+    }
+  };
+  int64_t chained = 0;  // steps in the present chains
   for (int64_t segment = 0; segment < t.segment_count; ++segment) {
     const char* a[kRuns];
     TW_UNROLL for (int run = 0; run < kRuns; ++run) a[run] = t.a[run] + t.segments[segment];
@@ -68,30 +78,36 @@ void window_tile(const WindowArguments& t) {
         }
       }
     };
-    int64_t steps = t.steps;
-    for (; steps >= kUnroll; steps -= kUnroll) {
-      TW_UNROLL for (int u = 0; u < kUnroll; ++u) {
-        __builtin_prefetch(reinterpret_cast<const void*>(prefetch), 0, 2);
-        prefetch += static_cast<uintptr_t>(t.prefetch_step);
-        step(u, u % kChains);
+    for (int64_t left = t.steps; left > 0;) {
+      int64_t steps = left < Step::kChainSteps ? left : Step::kChainSteps;
+      left -= steps;
+      chained += steps;
+      for (; steps >= kUnroll; steps -= kUnroll) {
+        TW_UNROLL for (int u = 0; u < kUnroll; ++u) {
+          __builtin_prefetch(reinterpret_cast<const void*>(prefetch), 0, 2);
+          prefetch += static_cast<uintptr_t>(t.prefetch_step);
+          step(u, u % kChains);
+        }
+        TW_UNROLL for (int run = 0; run < kRuns; ++run) {
+          a[run] += kUnroll * kAUnit;
+          asm("" : "+r"(a[run]));
+        }
+        b += kUnroll * kPanel;
       }
-      TW_UNROLL for (int run = 0; run < kRuns; ++run) {
-        a[run] += kUnroll * kAUnit;
-        asm("" : "+r"(a[run]));
+      for (; steps > 0; --steps) {
+        step(0, 0);
+        TW_UNROLL for (int run = 0; run < kRuns; ++run) a[run] += kAUnit;
+        b += kPanel;
       }
-      b += kUnroll * kPanel;
-    }
-    for (; steps > 0; --steps) {
-      step(0, 0);
-      TW_UNROLL for (int run = 0; run < kRuns; ++run) a[run] += kAUnit;
-      b += kPanel;
+      if (chained >= Step::kChainSteps && (left > 0 || segment + 1 < t.segment_count)) {
+        add_up();
+        set_aside(t.c, acc);
+        accumulate = true;
+        chained = 0;
+      }
     }
   }
-  TW_UNROLL for (int i = 0; i < kRows; ++i) {
-    TW_UNROLL for (int j = 0; j < kVectors; ++j) {
-      TW_UNROLL for (int chain = 1; chain < kChains; ++chain) acc[0][i][j] += acc[chain][i][j];
-    }
-  }
+  add_up();
   if constexpr (kRoundsByUnit<typename Step::Result>) {
     if (t.store != nullptr) {
       store_sums<typename Step::Result, kRun>(acc[0], *t.store);
