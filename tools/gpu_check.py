@@ -1,9 +1,10 @@
 """Proves and measures tilewright on a machine with a GPU: ``make gpu-check OUT=dir``.
 
-Builds and installs the package into ``build/gpu-check-site`` (no network), runs the tests with the GPU's backends on,
-compute-sanitizer over small launches, then tunes and times the published lists against cuBLAS and cuDNN until the
-budget is spent. Needs torch, numpy, pytest and the build's tools; anything else that is missing is skipped and named.
-Every step's failure is recorded and the next one goes on; partial results are kept. At most 8 files:
+Builds and installs the package into ``build/gpu-check-site`` (no network; the CUDA kernels too, where nvcc is), runs
+the tests with the GPU's backends on, reads the machine code, runs compute-sanitizer over small launches, then tunes
+and times the published lists against cuBLAS and cuDNN until the budget is spent. Needs torch, numpy, pytest and the
+build's tools; anything else that is missing is skipped and named. Every step's failure is recorded and the next one
+goes on; partial results are kept. At most 8 files:
 
     report.md results.json tuned.json tests.xml log.txt environment.txt matmul.png conv2d.png
 
@@ -17,6 +18,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,40 +33,6 @@ import gpu_report
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "build" / "gpu-check-site"
 _RESERVE_S = 15.0  # kept for the report
-
-SANITIZED = """
-import torch, tilewright
-for m, n, k in ((1, 64, 64), (33, 65, 129), (128, 128, 64), (7, 1, 300)):
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        x, w = (torch.randn(s, device="cuda").to(dtype) for s in ((m, k), (n, k)))
-        bias = torch.randn(n, device="cuda").to(dtype)
-        with tilewright.options(backend="triton", strict=True):
-            y = tilewright.linear(x, w, bias, activation="relu")
-        torch.cuda.synchronize()
-        expected = torch.relu(x.double() @ w.double().t() + bias.double())
-        assert torch.allclose(y.double(), expected, rtol=3e-2, atol=3e-1), (m, n, k, dtype)
-for n, c, size, k, window, options in (
-    (2, 16, 15, 32, 3, dict(stride=2, padding=1)),
-    (1, 3, 20, 8, 7, dict(padding=3)),
-    (2, 24, 9, 40, 1, dict(stride=2)),
-    (1, 12, 11, 12, 3, dict(padding=2, dilation=2, groups=3)),
-):
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        shapes = (n, c, size, size), (k, c // options.get("groups", 1), window, window)
-        x, w = (torch.randn(s, device="cuda").to(dtype) for s in shapes)
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x, w = (t.contiguous(memory_format=layout) for t in (x, w))
-            try:
-                with tilewright.options(backend="triton", strict=True):
-                    y = tilewright.conv2d(x, w, activation="relu", **options)
-            except tilewright.errors.ArgumentError as refusal:  # strict: no config takes it
-                print("not run:", refusal)
-                continue
-            torch.cuda.synchronize()
-            expected = torch.relu(torch.nn.functional.conv2d(x.double(), w.double(), **options))
-            assert torch.allclose(y.double(), expected, rtol=3e-2, atol=3e-1), (shapes, options, dtype, layout)
-print("all launches right")
-"""
 
 
 @dataclass
@@ -91,6 +59,8 @@ class Check:
         self.steps: list[Step] = []
         self.site: str = str(ROOT / "python")
         self.rehearsal: bool = arguments.cpu_rehearsal
+        self.cuda = False  # whether the CUDA kernels are built in, once that is known
+        self.module = ""  # the compiled module's file
         self.commit = _commit()  # the installed package cannot ask git itself
 
     def left(self) -> float:
@@ -171,20 +141,32 @@ class Check:
             command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
             command += ["--no-index", "--upgrade", "--target", str(SITE), "."]
             shutil.rmtree(SITE, ignore_errors=True)
-            status, output = self.run(command, min(240.0, self.left()))
+            status, output = self.run(command, min(300.0, self.left()))
             if status == 0:
                 self.site = str(SITE)
             else:
                 step.outcome = "failed"
                 step.detail = f"pip exits with {status}; going on with the source tree: {_last_line(output)}"
         code = (
-            "import tilewright; from tilewright.tuner.device import core; c = core(); "
-            "print(tilewright.__file__, tilewright.__version__, c.build_info() if c else 'no compiled core')"
+            "import json, tilewright; from tilewright.tuner.device import core; c = core(); "
+            "print(json.dumps({'package': tilewright.__file__, 'version': tilewright.__version__, "
+            "'module': c.__file__ if c else '', **(c.build_info() if c else {})}))"
         )
         status, output = self.run([sys.executable, "-c", code], 120, cwd=self.out)
-        step.facts["import"] = _last_line(output)
         if status != 0:
             step.outcome, step.detail = "failed", f"import tilewright: {_last_line(output)}"
+            return
+        built = json.loads(output.strip().splitlines()[-1])
+        step.facts["import"] = built
+        self.cuda, self.module = bool(built.get("cuda")), str(built["module"])
+        if self.rehearsal or step.outcome == "failed":
+            return
+        if self.cuda:
+            step.detail = f"CUDA kernels for {', '.join(built['cuda_archs'])} by {built['cuda_compiler']}"
+        else:
+            step.detail = f"no CUDA kernels: {built.get('cuda_absent', 'no compiled core')}"
+            if shutil.which("nvcc") is not None and not self.arguments.skip_install:
+                step.outcome = "failed"
 
     def test(self, step: Step) -> None:
         xml = self.out / "tests.xml"
@@ -210,21 +192,55 @@ class Check:
         if not os.access(tool, os.X_OK):
             step.outcome, step.detail = "skipped", "compute-sanitizer is not installed"
             return
-        command = [tool, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-c", SANITIZED]
+        # Races are looked for in shared memory, which the CUDA kernels alone manage by themselves.
+        jobs = [("memcheck", "triton")]
+        if self.cuda:
+            jobs += [("memcheck", "cuda"), ("racecheck", "cuda")]
         # Torch's allocator would hide a write past the end of a tensor inside its own block.
         os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
         try:
-            status, output = self.run(command, min(120.0, self.left()))
+            found = [self.sanitized(tool, checker, backend) for checker, backend in jobs]
         finally:
             del os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"]
-        if status == 0 and "ERROR SUMMARY: 0 errors" in output:
-            step.detail = "memcheck: 0 errors"
-        elif status == 124:
-            step.outcome, step.detail = "skipped", "memcheck ran out of time"
-        elif "Device not supported" in output or "not supported on this" in output:
-            step.outcome, step.detail = "skipped", "compute-sanitizer refuses this device"
-        else:
-            step.outcome, step.detail = "failed", f"memcheck exits with {status}: {_last_line(output)}"
+        step.detail = "; ".join(detail for _, detail in found)
+        outcomes = {outcome for outcome, _ in found}
+        step.outcome = next(each for each in ("failed", "passed", "skipped") if each in outcomes)
+
+    def sanitized(self, tool: str, checker: str, backend: str) -> tuple[str, str]:
+        """Outcome and detail of one of compute-sanitizer's tools over a backend's launches."""
+        command = [
+            tool,
+            "--tool",
+            checker,
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            str(ROOT / "tools" / "gpu_launches.py"),
+            backend,
+        ]
+        status, output = self.run(command, min(120.0, self.left()))
+        name = f"{checker} of {backend}"
+        if status == 0 and re.search(r"SUMMARY: 0 (errors|hazards)", output):
+            return "passed", f"{name}: nothing found"
+        if status == 124:
+            return "skipped", f"{name} ran out of time"
+        if "Device not supported" in output or "not supported on this" in output:
+            return "skipped", f"{name}: compute-sanitizer refuses this device"
+        return "failed", f"{name} exits with {status}: {_last_line(output)}"
+
+    def read_machine_code(self, step: Step) -> None:
+        if not self.cuda:
+            step.outcome, step.detail = "skipped", "the CUDA kernels are not built"
+            return
+        tool = _cuobjdump()
+        if tool is None:
+            step.outcome, step.detail = "skipped", "cuobjdump is not installed"
+            return
+        command = [sys.executable, str(ROOT / "tools" / "check_sass.py"), "--cuobjdump", tool, self.module]
+        status, output = self.run(command, min(120.0, self.left()))
+        step.detail = _last_line(output)
+        if status != 0:
+            step.outcome = "failed"
 
     def measure(self, step: Step) -> None:
         arguments = self.arguments
@@ -294,6 +310,18 @@ def _counts(xml: Path) -> dict[str, object]:
     }
 
 
+def _cuobjdump() -> str | None:
+    """The toolkit's, or the one that Triton brings."""
+    found = shutil.which("cuobjdump")
+    if found is None and os.access("/usr/local/cuda/bin/cuobjdump", os.X_OK):
+        found = "/usr/local/cuda/bin/cuobjdump"
+    spec = importlib.util.find_spec("triton") if found is None else None
+    if spec is not None and spec.submodule_search_locations:
+        bundled = Path(spec.submodule_search_locations[0]) / "backends/nvidia/bin/cuobjdump"
+        found = str(bundled) if os.access(bundled, os.X_OK) else None
+    return found
+
+
 def _last_line(output: str) -> str:
     lines = [line for line in output.strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else "no output"
@@ -314,6 +342,7 @@ PLAN = (
     ("environment", "look_around"),
     ("build and install", "install"),
     ("tests", "test"),
+    ("machine code", "read_machine_code"),
     ("compute-sanitizer", "sanitize"),
     ("tune and time", "measure"),
 )

@@ -6,13 +6,15 @@ from typing import Any
 __version__: str
 
 def build_info() -> dict[str, Any]:
-    """compiler, build_type, source_hash (of C++ sources and flags), sanitize, openmp, cuda, isa_levels."""
+    """compiler, build_type, source_hash (of C++ sources and flags), sanitize, openmp, isa_levels, cuda; cuda_absent (why
+    it is false), cuda_archs; where it is true, cuda_compiler and cuda_source_hash."""
 
 def cpu_info() -> dict[str, Any]:
     """model, isa_levels (lowest first, those that both machine and build have), features."""
 
 def instances() -> list[dict[str, Any]]:
-    """operation, backend, isa, algorithm, tile_m, tile_n, dtypes of every kernel."""
+    """operation, backend, algorithm, dtypes of every kernel; isa, tile_m, tile_n of those for CPUs; those for GPUs have
+    the fields of tilewright.kernels.cuda.Instance."""
 
 def peak_flops(isa: str, dtype_name: str, threads: int, seconds: float) -> float: ...
 def read_bandwidth(threads: int, bytes: int, seconds: float) -> float: ...

@@ -54,6 +54,7 @@ def test_rehearsal(repository: Path, tmp_path: Path) -> None:
         "environment": "passed",
         "build and install": "skipped",
         "tests": "passed",
+        "machine code": "skipped",
         "compute-sanitizer": "skipped",
         "tune and time": "passed",
     }

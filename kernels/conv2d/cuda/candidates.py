@@ -36,7 +36,6 @@ def _tiles(target: Target, problem: Conv2dProblem, device: DeviceSpec) -> Iterat
         and each.algorithm.startswith("depthwise") == problem.depthwise
     ]
     pixels, channels = problem.batch * problem.m, problem.out_channels // max(problem.groups, 1)
-    layouts = ("as_is",) if problem.x_layout == "nhwc" else ("as_is", "nhwc")
     # The smallest block of those that are copied in the same way: others may not take the problem.
     least: dict[tuple[str, int], tuple[int, int]] = {}
     for each in compiled:
@@ -52,8 +51,9 @@ def _tiles(target: Target, problem: Conv2dProblem, device: DeviceSpec) -> Iterat
         if each.block_m > max(_covering(pixels), least_m) or each.block_n > max(_covering(channels), least_n):
             continue
         group_m = min(_GROUP_M, _covering(cdiv(pixels, each.block_m)))
-        for split_k in _splits(each, problem, device):
-            for layout in layouts:
+        # The persistent kernels of sm_90a have no splits; which images gain nothing by a copy, the instances say.
+        for split_k in (1,) if each.exact_architecture else _splits(each, problem, device):
+            for layout in ("as_is", "nhwc"):
                 yield _config(each, group_m, split_k, layout)
 
 

@@ -24,9 +24,9 @@ def rejects(target: Target, config: Any, problem: Conv2dProblem, device: DeviceS
     if config.layout not in LAYOUTS:
         return f"layout is {config.layout!r:.40}; expected one of {', '.join(LAYOUTS)}"
     if problem.direction != "forward":
-        return f"computes convolutions, not the {problem.direction.replace('_', ' of the ')}"
-    if config.layout == "nhwc" and problem.x_layout == "nhwc":
-        return "would copy an image to channels_last that lies so already"
+        return (
+            f"computes convolutions, not the gradient of their {problem.direction.removesuffix('_gradient')}"
+        )
     steps = max(cdiv(problem.reduction, config.block_k), 1)
     if config.split_k > steps:
         return f"split_k is {config.split_k}, the sum has only {steps} tiles of {config.block_k} terms"

@@ -46,7 +46,9 @@ def _tiles(target: Target, problem: MatmulProblem, device: DeviceSpec) -> Iterat
         ):
             continue
         group_m = min(_GROUP_M, _covering(cdiv(problem.m, each.block_m)))
-        for split_k in _splits(problem, device, each.block_m, each.block_n, each.block_k):
+        # The persistent kernels of sm_90a have no splits.
+        splits = (1,) if each.exact_architecture else _splits(problem, device, *each.tile[1:4])
+        for split_k in splits:
             yield CudaConfig(
                 *(each.algorithm, each.block_m, each.block_n, each.block_k),
                 *(group_m, split_k, each.num_warps, each.num_stages, each.cluster),

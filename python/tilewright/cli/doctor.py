@@ -104,9 +104,14 @@ def _software() -> dict[str, str]:
     }
     if module is not None:
         info = module.build_info()
+        cuda = (
+            f"CUDA for {', '.join(info['cuda_archs'])} by {info['cuda_compiler']}"
+            if info["cuda"]
+            else f"no CUDA ({info.get('cuda_absent', 'an older build')})"
+        )
         found["compiled core"] = (
             f"{info['compiler']}, {info['build_type'] or 'no build type'}, "
-            f"OpenMP {'yes' if info['openmp'] else 'no'}, CUDA {'yes' if info['cuda'] else 'no'}, "
+            f"OpenMP {'yes' if info['openmp'] else 'no'}, {cuda}, "
             f"built for {', '.join(info['isa_levels'])}"
         )
     return found
