@@ -125,10 +125,10 @@ class ElementCopy {
     const char* from = pointer_;
 #pragma unroll
     for (int i = 0; i < Parts::kCount; ++i) {
-      uint32_t low = 0, high = 0;
-      if (i * Parts::kRowsAtOnce < low_rows) low = *reinterpret_cast<const uint16_t*>(from);
-      if (i * Parts::kRowsAtOnce < high_rows) high = *reinterpret_cast<const uint16_t*>(from + neighbour_);
-      words_[i] = low | high << 16;
+      low_[i] = high_[i] = 0;
+      if (i * Parts::kRowsAtOnce < low_rows) low_[i] = *reinterpret_cast<const uint16_t*>(from);
+      if (i * Parts::kRowsAtOnce < high_rows)
+        high_[i] = *reinterpret_cast<const uint16_t*>(from + neighbour_);
       from += row_step_;
     }
     pointer_ += tile_step_;
@@ -139,7 +139,8 @@ class ElementCopy {
 #pragma unroll
     for (int i = 0; i < Parts::kCount; ++i) {
       const int byte = static_cast<int>(threadIdx.x) % Parts::kPerRow * kWord;
-      *reinterpret_cast<uint32_t*>(tile + Tile::offset(row_ + i * Parts::kRowsAtOnce, byte)) = words_[i];
+      *reinterpret_cast<uint32_t*>(tile + Tile::offset(row_ + i * Parts::kRowsAtOnce, byte)) =
+          low_[i] | high_[i] << 16;
     }
   }
 
@@ -147,9 +148,9 @@ class ElementCopy {
   const char* pointer_;
   int64_t row_step_, tile_step_, neighbour_;
   int row_;
-  int left_;   // of k, from this thread's first element on
-  int other_;  // of m or n
-  uint32_t words_[Parts::kCount];
+  int left_;                                           // of k, from this thread's first element on
+  int other_;                                          // of m or n
+  uint32_t low_[Parts::kCount], high_[Parts::kCount];  // put together in `finish`, lest `issue` wait for them
 };
 
 }  // namespace tilewright::cuda
