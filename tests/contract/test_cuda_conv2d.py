@@ -127,14 +127,14 @@ def test_every_tile_with_every_width_of_copy(case: Case) -> None:
     assert ran >= 4
 
 
-# 128 KB of x at least, and tiles that end within rows and images.
+# Tiles that end within rows and images.
 _WALKED = [
-    Case("same", x=(1, 64, 33, 32), channels=72, padding=(1, 1, 1, 1)),
-    Case("strided", x=(3, 40, 35, 27), channels=136, stride=(2, 3), padding=(1, 1, 2, 2)),
+    Case("same", x=(1, 72, 23, 22), channels=72, padding=(1, 1, 1, 1)),
+    Case("strided", x=(3, 40, 25, 27), channels=136, stride=(2, 3), padding=(1, 1, 2, 2)),
     Case("apart", x=(2, 96, 19, 23), channels=48, kernel=(3, 2), dilation=(2, 3), padding=(2, 1, 3, 0)),
     Case("pointwise", x=(2, 136, 16, 17), channels=264, kernel=(1, 1)),
-    Case("many_images", x=(40, 64, 6, 5), channels=33, padding=(1, 1, 1, 1)),
-    Case("one_row", x=(1, 32, 1, 2200), channels=16, kernel=(1, 7), padding=(0, 0, 3, 3)),
+    Case("many_images", x=(20, 64, 6, 5), channels=33, padding=(1, 1, 1, 1)),
+    Case("one_row", x=(1, 8, 1, 2200), channels=16, kernel=(1, 7), padding=(0, 0, 3, 3)),
 ]
 
 
@@ -154,7 +154,6 @@ _REFUSED = {
     "one group": Case("", x=(1, 128, 33, 32), channels=64, groups=2),
     "channels_last": Case("", x=(1, 64, 33, 32), layouts=_NCHW),
     "multiples of 16 bytes": Case("", x=(1, 65, 33, 32)),
-    "smaller than 128 KB": Case("", x=(1, 64, 9, 9)),
     "steps of at most 8": Case("", x=(1, 64, 33, 32), stride=(9, 1)),
     "at most 255 pixels": Case("", x=(1, 8, 1, 9000), kernel=(1, 3), dilation=(1, 128)),
     "127 pixels": Case("", x=(1, 8, 1, 9000), kernel=(1, 1), padding=(0, 0, 129, 0)),

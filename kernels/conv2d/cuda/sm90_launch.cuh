@@ -8,8 +8,6 @@
 
 namespace tilewright::cuda::conv {
 
-// Drivers up to 13.1 encode im2col maps of smaller images wrongly.
-constexpr int64_t kLeastImageBytes = 128 * 1024;
 constexpr int64_t kFarthestCorner = 127, kFarthestTap = 255, kLongestStride = 8;
 
 // The product that the convolution is, with y and residual as matrices of pixels × channels.
@@ -67,9 +65,6 @@ const char* sm90_conv_refuses(const Conv2dArguments& a) {
   if (!walks(a.batch, plan.x_n) || !walks(a.height, plan.x_h) || !walks(a.width, plan.x_w) ||
       !walks(a.out_channels, plan.pitch)) {
     return "x has a dimension that is repeated or 2^40 bytes apart, which the TMA does not walk";
-  }
-  if (a.batch * a.height * a.width * plan.x_w * size_of(a.dtype) < kLeastImageBytes) {
-    return "x is smaller than 128 KB, which some drivers cannot describe to the TMA";
   }
   if (a.stride_h > kLongestStride || a.stride_w > kLongestStride)
     return "the TMA walks in steps of at most 8 pixels";
