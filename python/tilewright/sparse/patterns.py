@@ -21,7 +21,8 @@ _SYNTAX = '"unstructured", "N:M" such as "2:4", "block(r, c)", "channel" or "cha
 
 def as_matrices(weight: Tensor) -> Tensor:
     """(O, I, ...) as (T, O, I), a matrix per kernel position; a view where that is possible."""
-    return weight.reshape(weight.shape[0], weight.shape[1], -1).permute(2, 0, 1)
+    taps = weight.flatten(2) if weight.dim() > 2 else weight.unsqueeze(2)
+    return taps.permute(2, 0, 1)
 
 
 def from_matrices(matrices: Tensor, shape: torch.Size) -> Tensor:

@@ -35,15 +35,18 @@ class Pruning:
         pattern: str,
         schedule: Schedule | None = None,
         choose: Choose | None = None,
+        kept: Mapping[str, float] | None = None,
     ) -> None:
         self.pattern = pattern
-        self._targets = list(targets)
+        self.targets = list(targets)
         self._masks = dict(masks)
-        self._kept = dict.fromkeys(self._masks, 1.0)
+        # Of masks that were chosen elsewhere nobody saw what they kept.
+        self._kept: dict[str, float | None] = dict.fromkeys(self._masks, None if choose is None else 1.0)
+        self._kept.update(kept or {})
         self._schedule = schedule
         self._choose = choose
         self._steps = 0
-        self._share = 0.0
+        self._share = 1.0 if choose is None else 0.0
 
     # --- what is in force ------------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ class Pruning:
     def report(self) -> SparsityReport:
         """Per weight: sparsity, the share of Σ|weight| that the masks kept as they were chosen, pattern."""
         layers = []
-        for target in self._targets:
+        for target in self.targets:
             weight = target.weight.detach()
             zeros = int((weight == 0).sum())
             shape, kept = tuple(weight.shape), self._kept[target.name]
@@ -79,7 +82,7 @@ class Pruning:
     def apply(self) -> None:
         """Sets to zero, in place, what the masks remove."""
         with torch.no_grad():
-            for target in self._targets:
+            for target in self.targets:
                 weight = target.weight
                 weight.masked_fill_(~self._mask(target.name, weight), 0.0)
 
@@ -126,10 +129,10 @@ class Pruning:
         if set(state) != {"masks", "kept_magnitude", "steps", "share"}:
             raise FormatError(f"{problem}state has {sorted(state)}; expected what state_dict returns")
         masks, kept = state["masks"], state["kept_magnitude"]
-        names = {target.name for target in self._targets}
+        names = {target.name for target in self.targets}
         if set(masks) != names or set(kept) != names:
             raise FormatError(f"{problem}masks are of {sorted(masks)}; expected {sorted(names)}")
-        for target in self._targets:
+        for target in self.targets:
             mask, shape = masks[target.name], target.weight.shape
             if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype != torch.bool:
                 raise FormatError(f"{problem}mask of {target.name} is no bool tensor of shape {tuple(shape)}")
@@ -139,7 +142,7 @@ class Pruning:
                 f"{problem}steps is {steps!r} and share {share!r}; expected a count, and 0 to 1"
             )
         self._masks = {name: mask.clone() for name, mask in masks.items()}
-        self._kept = {name: float(value) for name, value in kept.items()}
+        self._kept = dict(kept)
         self._steps, self._share = steps, share
         self.apply()
 
@@ -164,11 +167,13 @@ class Pruning:
             self._share = max(self._share, share)
             return
         masks = self._choose(share, self._masks)
-        for target in self._targets:
+        for target in self.targets:
             magnitude = target.weight.detach().abs()
             before = float(magnitude.sum(dtype=torch.float64))
             after = float((magnitude * masks[target.name]).sum(dtype=torch.float64))
-            self._kept[target.name] *= after / before if before else 1.0
+            kept = self._kept[target.name]
+            if kept is not None and before:
+                self._kept[target.name] = kept * after / before
         self._masks, self._share = masks, share
 
     def _mask(self, name: str, weight: Tensor) -> Tensor:
@@ -184,7 +189,7 @@ class Attachment:
 
     def __init__(self, pruning: Pruning, optimizers: tuple[torch.optim.Optimizer, ...]) -> None:
         held = _held(optimizers)
-        weights = [(target.name, target.weight) for target in pruning._targets]
+        weights = [(target.name, target.weight) for target in pruning.targets]
         if not any(id(weight) in held for _, weight in weights):
             raise ArgumentError(
                 "Pruning.attach: the optimizers hold none of the pruned weights; pass those that were given the "

@@ -25,14 +25,16 @@ def removal_count(amount: Any, units: int, what: str) -> int:
             f"{problem} a float from 0 to 1 (the share removed) or an int (the number removed)"
         )
     if isinstance(amount, Integral):
-        if not 0 <= amount <= units:
+        count = int(amount)
+        if not 0 <= count <= units:
             raise ArgumentError(
                 f"{problem} from 0 to {units} as an int, the number of {what}; pass a float for a share"
             )
-        return int(amount)
-    if not 0.0 <= amount <= 1.0:
+        return count
+    share = float(amount)
+    if not 0.0 <= share <= 1.0:
         raise ArgumentError(f"{problem} from 0 to 1 as a float, the share removed")
-    return round(float(amount) * units)
+    return round(share * units)
 
 
 def keep(scores: Tensor, first: Tensor | None, count: int) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from tilewright.errors import ArgumentError, DeviceError, DtypeError, LayoutError
 
@@ -101,6 +103,15 @@ def plain_weight(target: Target, operation: str) -> Tensor:
             "tilewright.sparse.from_torch takes over; or name it in skip"
         )
     return parameter
+
+
+def parametrized(root: nn.Module) -> Iterator[tuple[str, nn.Module, str, Any]]:
+    """Name, owner, attribute and parametrizations of each parameter in the model that has some."""
+    for prefix, owner in root.named_modules():
+        if parametrize.is_parametrized(owner):
+            chains: Any = owner.parametrizations
+            for attribute, chain in list(chains.items()):
+                yield f"{prefix}.{attribute}" if prefix else attribute, owner, attribute, chain
 
 
 def _layers(root: nn.Module) -> Iterator[Target]:
