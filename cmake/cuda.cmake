@@ -151,8 +151,9 @@ function(tilewright_add_cuda target)
   if(TARGET tilewright_cuda_sm90a)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:tilewright_cuda_sm90a>)
   endif()
+  string(REPLACE ";" " " built_for "${archs}")
   target_compile_definitions(${target} PRIVATE ${TILEWRIGHT_CUDA_DEFINITIONS} TILEWRIGHT_CUDA_ABSENT=""
-                             TILEWRIGHT_CUDA_BUILT_FOR="${archs}" TILEWRIGHT_NVCC_VERSION="${CMAKE_CUDA_COMPILER_VERSION}")
+      "TILEWRIGHT_CUDA_BUILT_FOR=\"${built_for}\"" TILEWRIGHT_NVCC_VERSION="${CMAKE_CUDA_COMPILER_VERSION}")
   # The driver is asked for through the runtime: without libcuda the module still loads.
   set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX CUDA_RUNTIME_LIBRARY Static)
   target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

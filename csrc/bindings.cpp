@@ -33,7 +33,7 @@ py::dict build_info() {
   info["cuda_absent"] = TILEWRIGHT_CUDA_ABSENT;
   info["cuda_archs"] = py::list();
 #if TILEWRIGHT_HAS_CUDA
-  info["cuda_archs"] = py::str(TILEWRIGHT_CUDA_BUILT_FOR).attr("split")(";");
+  info["cuda_archs"] = py::str(TILEWRIGHT_CUDA_BUILT_FOR).attr("split")();
   info["cuda_compiler"] = "nvcc " TILEWRIGHT_NVCC_VERSION;
   info["cuda_source_hash"] = kCudaSourceHash;
 #endif
