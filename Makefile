@@ -7,19 +7,20 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 OUT ?= gpu-check-out
 
 # The extension is rebuilt when any of these changes; Python files are used in place.
-NATIVE := $(shell find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-CPP := $(shell find csrc kernels tests -name '*.cpp' -o -name '*.h')
+NATIVE := $(shell find csrc kernels cmake -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.cmake')
+CPP := $(shell find csrc kernels tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format unit interpreter bench compile-all gpu-check sanitize clean
+.PHONY: help setup demo test lint format unit interpreter emulated ptxas-report bench compile-all gpu-check sanitize clean
 
 help:
 	@echo 'make demo         train a network on real data through tilewright, compare with torch, draw demo-out/'
 	@echo 'make test         linters and every test that this machine can run'
 	@echo 'make lint         ruff, mypy, clang-format        make format       apply the formatters'
 	@echo 'make bench        pytest-benchmark over bench/    make compile-all  every Triton config for sm_80/90/100'
+	@echo 'make emulated     the CUDA kernels on the host, checked      make ptxas-report  their registers and spills, by nvcc'
 	@echo 'make gpu-check    tests, tuning and timings on a machine with a GPU, results into OUT=$(OUT)'
 	@echo 'make sanitize     the CPU kernels under ASan and UBSan       make clean   remove what was built'
 
@@ -46,6 +47,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/python tools/check_device_code.py
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -53,11 +55,24 @@ format: setup
 	$(BIN)/clang-format -i $(CPP)
 
 unit: setup
-	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal -q
+	$(BIN)/python -m pytest tests -n $(JOBS) --dist worksteal -q --ignore=tests/emulator
 
 # Triton decides at import between interpreting and compiling, so its interpreter gets a process of its own.
 interpreter: setup
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/triton/interpreter tests/contract -n $(JOBS) --dist worksteal -q
+
+# The CUDA kernels compiled for the host, and the machine that runs them: never part of the package. That they were
+# named keeps the contract tests of this process to them.
+EMULATED := build/emulator
+emulated: setup
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(EMULATED) -G Ninja -DCMAKE_BUILD_TYPE=Release -DTILEWRIGHT_EMULATOR=ON \
+	  -DTILEWRIGHT_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python)
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(EMULATED) --target _emulator emulator_tests
+	TILEWRIGHT_EMULATOR=$(EMULATED) $(BIN)/python -m pytest tests/emulator tests/contract tests/cuda -n $(JOBS) --dist worksteal -q
+
+# By nvcc, where there is one: what ptxas made of each kernel for sm_80 and sm_90a.
+ptxas-report: setup
+	$(BIN)/python tools/ptxas_report.py --jobs $(JOBS) --json build/ptxas-report.json
 
 bench: setup
 	$(BIN)/python -m pytest bench --benchmark-json build/bench.json
