@@ -198,7 +198,7 @@ def test_weights_that_cannot_be_pruned() -> None:
         mask_for(torch.eye(4).to_sparse(), "2:4")
     with pytest.raises(DeviceError, match="meta"):
         mask_for(torch.empty(4, 4, device="meta"), "2:4")
-    with pytest.raises(ArgumentError, match="not finite|NaN or infinity"):
+    with pytest.raises(ArgumentError, match="NaN or infinity"):
         mask_for(torch.full((4, 4), torch.nan), "2:4")
     with pytest.raises(ShapeError, match=r"score of weight has shape \(4, 3\)"):
         mask_for(torch.randn(4, 4), "2:4", scores=torch.randn(4, 3))
