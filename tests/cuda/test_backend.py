@@ -209,3 +209,24 @@ def test_configs_print_in_one_line() -> None:
     assert str(replace(matmul, cluster=2)) == "tiled 128x128x32 g8 k1 w8 s4 c2"
     conv2d = Conv2dConfig("implicit_gemm", 128, 64, 32, 8, 2, 4, 4, layout="nhwc")
     assert str(conv2d) == "implicit_gemm 128x64x32 g8 k2 w4 s4 nhwc"
+
+
+def _matmul(m: int, n: int, k: int) -> MatmulProblem:
+    a, b = (
+        torch.empty(m, k, dtype=torch.bfloat16, device="meta"),
+        torch.empty(k, n, dtype=torch.bfloat16, device="meta"),
+    )
+    return replace(MatmulProblem.from_tensors(a, b), alignment=16)
+
+
+def test_predictions_are_no_faster_than_the_hardware_and_know_the_matrix_units() -> None:
+    from tilewright.tuner.cost_model import expected_seconds
+
+    h100, large, vector = device.builtin("h100"), _matmul(8192, 8192, 8192), _matmul(1, 8192, 8192)
+    tiled = MatmulConfig("tiled", 128, 256, 64, 8, 1, 8, 3)
+    wgmma = MatmulConfig("cooperative", 128, 256, 64, 8, 1, 12, 4, 2)
+    skinny = MatmulConfig("skinny", 8, 16, 1024, 1, 1, 8, 2)
+    slow, fast = (expected_seconds("matmul", "cuda", each, large, h100) for each in (tiled, wgmma))
+    assert large.flops() / h100.peak_16bit < fast < slow
+    streamed, padded = (expected_seconds("matmul", "cuda", each, vector, h100) for each in (skinny, tiled))
+    assert vector.bytes() / h100.bandwidth < streamed < padded
