@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -45,6 +45,14 @@ class FrozenOperand:
                 self.forms[layout] = form
             return form
 
+    def with_tensors(self, copy: Callable[[Tensor], Tensor]) -> FrozenOperand:
+        """Such an operand of what `copy` makes of each of its tensors, with nothing packed."""
+        return FrozenOperand(copy(self.tensor))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What is frozen; a compressed weight has several."""
+        return (self.tensor,)
+
     def bytes(self) -> int:
         """Memory held by packed tensors, beside the weight itself. One form under several names counts once."""
         forms = {id(form): form for form in list(self.forms.values()) if form is not self.tensor}
@@ -63,3 +71,11 @@ def unwrapped(launch: Callable[..., Any]) -> Callable[..., Any]:
 def thawed(operand: Any) -> Any:
     """The tensor of a frozen operand; anything else as it is."""
     return operand.tensor if isinstance(operand, FrozenOperand) else operand
+
+
+def thawed_all(operands: Iterable[Any]) -> list[Any]:
+    """All operands with the tensors of frozen ones in their places, which may be several."""
+    found: list[Any] = []
+    for operand in operands:
+        found += operand.tensors() if isinstance(operand, FrozenOperand) else (operand,)
+    return found

@@ -13,7 +13,7 @@ from tilewright.acceleration import accelerate, restore
 from tilewright.errors import Error
 from tilewright.explain import explain
 from tilewright.export import decompose
-from tilewright.ops import conv2d, conv2d_relu, decomposition_table, linear, matmul
+from tilewright.ops import conv2d, conv2d_relu, decomposition_table, linear, matmul, sparse_matmul
 from tilewright.settings import options
 from tilewright.tuning import tune, tuning
 from tilewright.version import __version__
@@ -39,6 +39,7 @@ __all__ = [
     "options",
     "restore",
     "sparse",
+    "sparse_matmul",
     "tune",
     "tuning",
 ]

@@ -13,6 +13,7 @@ broadcast along another operand's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -31,6 +32,7 @@ from tilewright.ops.conv2d_op import (
 )
 from tilewright.ops.library import Operation
 from tilewright.ops.matmul_op import MATMUL, MATMUL_WITH_PREACT, MatmulArguments
+from tilewright.ops.sparse_matmul_op import ARGUMENTS, PLAIN, WITH_PREACT, buffers_of, out_features
 
 Names = tuple[str | None, ...]
 Rule = tuple[list[Placement | None], list[Placement | None]]
@@ -134,9 +136,28 @@ def weight_gradient_rules(*args: Any) -> list[Rule]:
     return rules([_image("n", "k", groups), _image("n", "c", groups)], [], _filter(groups), True)
 
 
+def sparse_matmul_rules(form: str, *args: Any) -> list[Rule]:
+    """The rows of x are split freely, those of a 2:4 weight too. Other formats have pointers into their values."""
+    given = ARGUMENTS[form](*args)
+    rows = tuple(given.x.shape[:-1])
+    output: Names = (*(f"m{dim}" for dim in range(len(rows))), "n" if form == "2:4" else None)
+    buffers = [(output[-1], *(None,) * (len(buffer.shape) - 1)) for buffer in buffers_of(given)]
+    addends: list[Names] = []
+    if given.bias is not None:
+        addends.append(output[-1:])
+    if given.residual is not None:
+        addends.append(_aligned(given.residual.shape, (*rows, out_features(given)), output))
+    # No factor shares K by name, so there are no sums of parts.
+    return rules([(*output[:-1], None), *buffers], addends, output, given.activation == "none")
+
+
 def _with_preact(found: list[Rule]) -> list[Rule]:
     """The same for y and the pre-activation."""
     return [(outputs * 2, inputs) for outputs, inputs in found]
+
+
+def _sparse_with_preact(form: str, *args: Any) -> list[Rule]:
+    return _with_preact(sparse_matmul_rules(form, *args))
 
 
 def register() -> None:
@@ -149,6 +170,9 @@ def register() -> None:
         INPUT_GRADIENT: input_gradient_rules,
         WEIGHT_GRADIENT: weight_gradient_rules,
     }
+    for form in PLAIN:
+        ways[PLAIN[form]] = partial(sparse_matmul_rules, form)
+        ways[WITH_PREACT[form]] = partial(_sparse_with_preact, form)
     for operation, way in ways.items():
         register_sharding(operation.overload)(way)
         # torch remembers what a rule said by the arguments from the first integer on. The activation and the stride,

@@ -52,7 +52,7 @@ def _interpreted(config: Any, problem: Any, device: DeviceSpec) -> float:
     return 10 * _reference(config, problem, device) + 0.1
 
 
-_OPERATIONS = ("matmul", "conv2d")
+_OPERATIONS = ("matmul", "conv2d", "sparse_matmul")
 _MODELS = {
     ("cpu", "cpu"): "cpu",
     ("aten", "cpu"): "cpu_vendor",
@@ -70,5 +70,6 @@ def _model(operation: str, backend: str, kind: str) -> Model:
     name = _MODELS.get((backend, kind))
     if name is None or operation not in _OPERATIONS:
         return _DEFAULTS.get(backend, _roofline)
-    model: Model = getattr(importlib.import_module(f"tilewright.tuner.costs.{operation}"), name)
+    models = importlib.import_module(f"tilewright.tuner.costs.{operation}")
+    model: Model = getattr(models, name, None) or _DEFAULTS.get(backend, _roofline)
     return model

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tilewright.kernels.frozen import FrozenOperand, thawed
+from tilewright.kernels.frozen import FrozenOperand, thawed_all
 from tilewright.kernels.interface import Launch
 
 Oracle = Callable[[Sequence[Any]], str | None]
@@ -83,9 +83,9 @@ def prove(
         runs -= 1
         shared = fresh_inputs()
         judge = oracle(shared)
-        tensors = [thawed(x) for x in shared]
+        tensors = thawed_all(shared)
         before = [x.clone() if isinstance(x, Tensor) else None for x in tensors]
-        inputs = [FrozenOperand(x.tensor) if isinstance(x, FrozenOperand) else x for x in shared]
+        inputs = [x.with_tensors(lambda t: t) if isinstance(x, FrozenOperand) else x for x in shared]
         poison = Poison()
         try:
             launch = bind()

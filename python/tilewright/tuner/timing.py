@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewright.kernels.frozen import FrozenOperand, thawed
+from tilewright.kernels.frozen import FrozenOperand, thawed_all
 from tilewright.kernels.interface import DeviceSpec, Launch
 from tilewright.tuner.device import core
 
@@ -112,7 +112,7 @@ def rotating_sets(inputs: Sequence[Any], device: DeviceSpec) -> list[list[Any]]:
     A layer's operands were pushed out of the caches by the other layers since its last call; timed on one set
     of inputs, a kernel looks 15–25 % faster than it will be.
     """
-    tensors = [x for x in map(thawed, inputs) if isinstance(x, Tensor)]
+    tensors = [x for x in thawed_all(inputs) if isinstance(x, Tensor)]
     size = sum(x.untyped_storage().nbytes() for x in tensors) or 1
     wanted = -(-2 * device.llc_bytes // size) if device.llc_bytes else 2
     frozen = any(isinstance(x, FrozenOperand) for x in inputs)
@@ -124,7 +124,7 @@ def rotating_sets(inputs: Sequence[Any], device: DeviceSpec) -> list[list[Any]]:
 def _copy(value: Any) -> Any:
     """A tensor of the same strides and alignment over its own memory, which `clone` does not promise."""
     if isinstance(value, FrozenOperand):
-        return FrozenOperand(_copy(value.tensor))
+        return value.with_tensors(_copy)
     if not isinstance(value, Tensor):
         return value
     storage: Any = value.untyped_storage()
