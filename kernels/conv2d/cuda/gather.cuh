@@ -148,9 +148,7 @@ class GatherElements {
         for (int group = 0; group < kOwnGroups; ++group) {
           const GatherRow row = unpacked(rows_[group * 32]);
           const bool read = summed && inside(image_, row, walk);
-          const uint32_t bits = read ? x_[row.offset + walk.offset] : Bits{0};
-          uint32_t& word = words_[column][group][i * static_cast<int>(sizeof(T)) / 4];
-          word = sizeof(T) == 4 || i % 2 == 0 ? bits : word | bits << 16;
+          values_[column][group][i] = read ? x_[row.offset + walk.offset] : Bits{0};
         }
         walk.advance(image_.taps, image_.element);
       }
@@ -163,7 +161,12 @@ class GatherElements {
     for (int column = 0; column < kOwnColumns; ++column) {
 #pragma unroll
       for (int group = 0; group < kOwnGroups; ++group) {
-        const uint32_t (&w)[4] = words_[column][group];
+        uint32_t w[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const Bits* const v = &values_[column][group][i * kPerVector / 4];
+          w[i] = sizeof(T) == 4 ? v[0] : v[0] | static_cast<uint32_t>(v[kPerVector / 8]) << 16;
+        }
         *reinterpret_cast<uint4*>(tile + Tile::offset(row_ + group * 32, (column_ + column) * 16)) =
             make_uint4(w[0], w[1], w[2], w[3]);
       }
@@ -175,7 +178,8 @@ class GatherElements {
   const Bits* x_;
   const uint4* rows_;
   int row_, column_, k_;
-  uint32_t words_[kOwnColumns][kOwnGroups][4];
+  // As they were loaded: packing them would wait for the loads.
+  Bits values_[kOwnColumns][kOwnGroups][kPerVector];
 };
 
 }  // namespace tilewright::cuda::conv
