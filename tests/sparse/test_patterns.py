@@ -196,6 +196,9 @@ def test_weights_that_cannot_be_pruned() -> None:
         mask_for(torch.ones(4, 4, dtype=torch.long), "2:4")
     with pytest.raises(LayoutError, match="sparse_coo"):
         mask_for(torch.eye(4).to_sparse(), "2:4")
+    wrapped = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)], layout=torch.jagged)
+    with pytest.raises(LayoutError, match=r"NestedTensor|jagged"):
+        mask_for(wrapped, "2:4")
     with pytest.raises(DeviceError, match="meta"):
         mask_for(torch.empty(4, 4, device="meta"), "2:4")
     with pytest.raises(ArgumentError, match="NaN or infinity"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tilewright.errors import ArgumentError, DeviceError, DtypeError, LayoutError
 
@@ -162,6 +163,11 @@ def _checked(target: Target, weight: Tensor, operation: str) -> Target:
         raise DtypeError(f"{operation}: {target.name} has dtype {weight.dtype}; expected float weights")
     if weight.layout != torch.strided:
         raise LayoutError(f"{operation}: {target.name} has layout {weight.layout}; expected a dense weight")
+    if is_traceable_wrapper_subclass(weight):
+        raise LayoutError(
+            f"{operation}: {target.name} is a {type(weight).__name__}; expected a plain tensor; prune before the model "
+            "is sharded or quantized"
+        )
     if weight.is_meta:
         raise DeviceError(f"{operation}: {target.name} has no data, it is on device meta; load it first")
     return target
