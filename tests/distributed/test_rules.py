@@ -51,6 +51,31 @@ def test_rules_of_a_linear_layer() -> None:
     assert matmul_rules(x, weight, bias, None, "relu") == [rule for rule in linear if rule[0] != [sums]]
 
 
+def test_rules_of_a_sparse_layer() -> None:
+    from torch.distributed.tensor import Replicate, Shard
+
+    from tilewright.distributed.sharding import sparse_matmul_rules
+
+    whole, rows, columns = Replicate(), Shard(0), Shard(1)
+    x, bias, residual = torch.empty(4, 8), torch.empty(6), torch.empty(1, 6)
+    bits, row, values = torch.empty(6, 1), torch.empty(7), torch.empty(9)
+    assert sparse_matmul_rules("bitmap", x, bits, row, values, bias, residual) == [
+        ([whole], [whole] * 6),
+        ([rows], [rows, whole, whole, whole, whole, whole]),
+    ]
+    crow, col, blocks = torch.empty(3), torch.empty(2), torch.empty(2, 3, 4)
+    assert sparse_matmul_rules("bsr", x, crow, col, blocks, 6) == [
+        ([whole], [whole] * 4),
+        ([rows], [rows, whole, whole, whole]),
+    ]
+    values, indices = torch.empty(6, 4), torch.empty(6, 1)
+    assert sparse_matmul_rules("2:4", x, values, indices, bias, residual, "relu") == [
+        ([whole], [whole] * 5),
+        ([rows], [rows, whole, whole, whole, whole]),
+        ([columns], [whole, rows, rows, rows, columns]),
+    ]
+
+
 def test_after_import_acts_once_and_at_once_if_loaded(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,10 @@ _RAMP_ROWS = 8
 _DECOMPRESS_PASSES = 20
 """What making the dense weight costs, in times of writing it: a mask, its running count, a scatter."""
 
-_CSR_FLOPS = 2e9
-"""FLOP/s of one core in torch's csr products, which gather."""
+_SPARSE_FLOPS = {"csr": 2e9, "bsr": 1.5e9}
+"""FLOP/s of one core in torch's sparse products (MKL): 3e9 and 1.5e9 on AMD Zen 5, a little less to be safe."""
+
+_SPARSE_OP_SECONDS = 25e-6
 
 
 def cpu_vendor(config: Any, problem: SparseMatmulProblem, device: DeviceSpec) -> float:
@@ -37,8 +39,8 @@ def cpu_vendor(config: Any, problem: SparseMatmulProblem, device: DeviceSpec) ->
     threads, bandwidth = cpu_threads(problem, device), cpu_bandwidth(problem, device) * VENDOR_BANDWIDTH_SHARE
     dense_bytes = n * k * itemsize
     if algorithm in ("csr", "bsr"):
-        rate = threads * _CSR_FLOPS * (4 if algorithm == "bsr" else 1)
-        seconds = max(problem.bytes() / bandwidth, problem.flops() / rate)
+        rate = threads * _SPARSE_FLOPS[algorithm]
+        seconds = max(problem.bytes() / bandwidth, problem.flops() / rate) + _SPARSE_OP_SECONDS
     else:
         share = (
             _ONEDNN_SHARE if algorithm == "dense_prepacked" or problem.dtype != torch.float32 else MKL_SHARE
