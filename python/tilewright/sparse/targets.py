@@ -163,7 +163,8 @@ def _checked(target: Target, weight: Tensor, operation: str) -> Target:
         raise DtypeError(f"{operation}: {target.name} has dtype {weight.dtype}; expected float weights")
     if weight.layout != torch.strided:
         raise LayoutError(f"{operation}: {target.name} has layout {weight.layout}; expected a dense weight")
-    if is_traceable_wrapper_subclass(weight):
+    wrapped: bool = is_traceable_wrapper_subclass(weight)
+    if wrapped:
         raise LayoutError(
             f"{operation}: {target.name} is a {type(weight).__name__}; expected a plain tensor; prune before the model "
             "is sharded or quantized"
