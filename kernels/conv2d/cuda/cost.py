@@ -46,7 +46,7 @@ def expected_seconds(config: CudaConfig, problem: Conv2dProblem, device: DeviceS
         column_bytes=problem.reduction * itemsize,
     )
     share = tensor_core_share(config.algorithm, device) if tile.on_matrix_units else 1.0
-    if not config.algorithm.startswith("im2col"):
+    if config.algorithm != "implicit_gemm_tma":
         share *= _GATHER_SHARE
         if config.layout == "as_is" and problem.x_layout != "nhwc":
             share *= _SINGLES_SHARE
