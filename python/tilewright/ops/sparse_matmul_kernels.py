@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch import Tensor
 from tilewright import dispatch, settings
 from tilewright.kernels.interface import Launch
 from tilewright.kernels.sparse_matmul.operand import SparseOperand
-from tilewright.kernels.sparse_matmul.problem import SparseMatmulProblem
 from tilewright.ops.devices import cuda_surroundings, on_its_device
 from tilewright.ops.sparse_matmul_checks import check
 from tilewright.ops.sparse_matmul_op import (
@@ -26,11 +25,17 @@ from tilewright.ops.sparse_matmul_op import (
 )
 from tilewright.ops.sparse_operands import operand_of
 
+if TYPE_CHECKING:
+    from tilewright.kernels.sparse_matmul.problem import SparseMatmulProblem
+
 
 def make_problem(
     given: Given, operand: SparseOperand, *, keep_preact: bool = False, frozen: bool = False
 ) -> SparseMatmulProblem:
     """Describes a call that was checked, under the options in force."""
+    # Not with tilewright: making the class takes a twentieth of what importing it may take.
+    from tilewright.kernels.sparse_matmul.problem import SparseMatmulProblem
+
     options = settings.current()
     on_cpu = given.x.device.type == "cpu"
     rows = _rows(given.x)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from tilewright import dispatch, settings
-from tilewright.kernels.cpu import core
 from tilewright.kernels.sparse_matmul.formats import Buffers, values_of
 from tilewright.kernels.sparse_matmul.operand import SparseOperand
 from tilewright.kernels.sparse_matmul.validate import check_contents
+from tilewright.tuner.device import core
 
 _core = cache(core)  # looking for it takes 2 µs
 _SAMPLES = 64
