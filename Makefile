@@ -40,7 +40,7 @@ setup: $(VENV)/.installed
 demo: setup
 	$(BIN)/python -m tilewright demo --out demo-out
 
-test: lint unit interpreter
+test: lint unit interpreter emulated ptxas-report
 
 lint: setup
 	$(BIN)/ruff check .

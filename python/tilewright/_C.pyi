@@ -6,8 +6,8 @@ from typing import Any
 __version__: str
 
 def build_info() -> dict[str, Any]:
-    """compiler, build_type, source_hash (of C++ sources and flags), sanitize, openmp, isa_levels, cuda; cuda_absent (why
-    it is false), cuda_archs; where it is true, cuda_compiler and cuda_source_hash."""
+    """compiler, build_type, source_hash (of C++ sources and flags), sanitize, openmp, isa_levels, cuda; cuda_absent
+    (why it is false), cuda_archs; where it is true, cuda_compiler and cuda_source_hash."""
 
 def cpu_info() -> dict[str, Any]:
     """model, isa_levels (lowest first, those that both machine and build have), features."""
