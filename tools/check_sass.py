@@ -68,9 +68,17 @@ def main() -> int:
     parser.add_argument("module", type=Path)
     parser.add_argument("--cuobjdump", default="cuobjdump")
     given = parser.parse_args()
-    done = subprocess.run(
-        [given.cuobjdump, "-sass", str(given.module)], capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            [given.cuobjdump, "-sass", str(given.module)], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        print(
+            f"{given.cuobjdump} is not installed; give --cuobjdump that of a CUDA toolkit, or of Triton's wheel "
+            "(triton/backends/nvidia/bin/cuobjdump)",
+            file=sys.stderr,
+        )
+        return 1
     functions = read(done.stdout.splitlines())
     if done.returncode or not functions:
         print(
