@@ -24,7 +24,7 @@ from tilewright.examples.training import (
     BATCH,
     SMOOTHING,
     Advance,
-    _progress_bar,
+    progress_bar,
     accuracy,
     batches,
     seeded,
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--epochs is {given.epochs}; expected 1 or more")
     try:
         data = load_data(given.seed).images()
-        with _progress_bar(True) as bar:
+        with progress_bar(True) as bar:
             task = bar.add_task("dense", total=(1 + 2 * len(CASES)) * given.epochs)
             dense = seeded(Cnn, given.seed)
             reference = train(

@@ -168,7 +168,7 @@ def compare(
 ) -> tuple[Training, Training]:
     """Trains both networks from the same parameters, on the same images in the same order."""
     found = []
-    with _progress_bar(progress) as bar:
+    with progress_bar(progress) as bar:
         for name, make in ((OURS, example.ours), (THEIRS, example.theirs)):
             task = bar.add_task(f"training through {name}", total=epochs)
             advance = partial(bar.advance, task)
@@ -225,7 +225,7 @@ def main(example: Example, arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def _progress_bar(shown: bool) -> Any:
+def progress_bar(shown: bool) -> Any:
     """A bar per network on stderr, which disappears when all is done.
 
     Raises:
