@@ -24,9 +24,9 @@ from tilewright.examples.training import (
     BATCH,
     SMOOTHING,
     Advance,
-    progress_bar,
     accuracy,
     batches,
+    progress_bar,
     seeded,
     train,
 )
