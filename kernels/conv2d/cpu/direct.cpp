@@ -1,4 +1,4 @@
-// Direct convolution: an implicit matrix product whose whole reduction stays in registers.
+// Direct convolution: an implicit matrix product whose reduction is done before anything of y is stored.
 //
 // y is cut into blocks of block_h × block_w pixels of an image. For each, a thread copies the part of x that
 // the block's windows cover into a *slab*: channels side by side, converted to what the kernel multiplies,

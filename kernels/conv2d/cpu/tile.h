@@ -1,5 +1,5 @@
 // The register tile of direct convolution: a few runs of neighbouring output pixels times one panel of output
-// channels, summed over the whole window before anything is stored.
+// channels, summed over the whole window before anything of y is stored.
 #pragma once
 
 #include "cpu/microkernel.h"
