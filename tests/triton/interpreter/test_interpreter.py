@@ -101,7 +101,7 @@ def test_layouts(a_row: bool, b_row: bool, strided: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtypes", itertools.product((torch.float32, torch.bfloat16, torch.float16), repeat=2)
+    "dtypes", list(itertools.product((torch.float32, torch.bfloat16, torch.float16), repeat=2))
 )
 def test_bias_and_output_have_their_own_dtypes(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     extra, out = dtypes
